@@ -1,0 +1,54 @@
+# The same few commands here and in CI. Each sets up what it needs in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
+
+.PHONY: run test test-all lint bench goldens clean
+.DELETE_ON_ERROR:
+
+run: .venv/built
+	@$(BIN)/bitnet run "Once upon a time"
+
+test: .venv/test
+	$(BIN)/pytest -q --ignore=tests/live
+
+test-all: .venv/live
+	$(BIN)/pytest -q
+
+lint: .venv/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'core/*.cpp' 'core/*.h' 'core/*.def')
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/built
+	$(BIN)/bitnet bench --synthetic 2B-4T
+
+# Records again what llama.cpp computes on the fixtures; compiles it, which takes a quarter of an hour.
+goldens: .venv/built
+	$(BIN)/python tests/golden/make_goldens.py
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "bitnet needs Python 3.10 or newer."; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Debian keeps venv apart: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install -q --upgrade pip
+
+.venv/built: .venv/bin/python $(CORE)
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+.venv/test: .venv/built
+	$(BIN)/pip install -q --group test
+	@touch $@
+
+.venv/live: .venv/test
+	$(BIN)/pip install -q --group live
+	@touch $@
+
+.venv/lint: .venv/test
+	$(BIN)/pip install -q --group lint
+	@touch $@
+
+clean:
+	rm -rf .venv build

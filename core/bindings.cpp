@@ -1,0 +1,603 @@
+// The door to Python, and the only file that knows nanobind. It checks what comes in, gives up the GIL for heavy work
+// and hands plain views to ops/.
+#define NPY_NO_DEPRECATED_API NPY_1_23_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_23_API_VERSION
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <numpy/arrayobject.h>
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/registry.h"
+#include "ops/attention.h"
+#include "ops/linear.h"
+#include "ops/rows.h"
+#include "ops/weights.h"
+#include "runtime/bandwidth.h"
+#include "runtime/thread_pool.h"
+#include "tensor.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+// Arrays cross the border through NumPy's C structures: a tenth of a microsecond each, where the general protocols take
+// a whole one.
+template <class T>
+struct Element;
+#define BITNET_ELEMENT(type, number, text)                                                        \
+  template <>                                                                                     \
+  struct Element<type> {                                                                          \
+    static constexpr int kType = number;                                                          \
+    static constexpr auto kName = nb::detail::const_name("numpy.typing.NDArray[numpy." text "]"); \
+    static constexpr const char* kText = text;                                                    \
+  };
+BITNET_ELEMENT(float, NPY_FLOAT, "float32")
+BITNET_ELEMENT(int8_t, NPY_INT8, "int8")
+BITNET_ELEMENT(int32_t, NPY_INT32, "int32")
+BITNET_ELEMENT(uint16_t, NPY_UINT16, "uint16")
+
+template <class T>
+struct In {
+  PyObject* object = nullptr;  // borrowed, of any type until it is checked
+};
+struct Any {
+  PyObject* object = nullptr;
+};
+template <class T>
+struct Out {
+  nb::object object;
+  T* data() const { return static_cast<T*>(PyArray_DATA(reinterpret_cast<PyArrayObject*>(object.ptr()))); }
+};
+
+namespace nanobind::detail {
+template <class T>
+struct type_caster<In<T>> {
+  NB_TYPE_CASTER(In<T>, Element<T>::kName)
+  bool from_python(handle src, uint32_t, cleanup_list*) noexcept {
+    value.object = src.ptr();
+    return true;
+  }
+};
+template <>
+struct type_caster<Any> {
+  NB_TYPE_CASTER(Any, const_name("numpy.typing.NDArray[typing.Any]"))
+  bool from_python(handle src, uint32_t, cleanup_list*) noexcept {
+    value.object = src.ptr();
+    return true;
+  }
+};
+template <class T>
+struct type_caster<Out<T>> {
+  NB_TYPE_CASTER(Out<T>, Element<T>::kName)
+  static handle from_cpp(Out<T>&& out, rv_policy, cleanup_list*) noexcept { return out.object.release(); }
+};
+}  // namespace nanobind::detail
+
+namespace bitnet {
+namespace {
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string shape_text(const int64_t* shape, int n) {
+  std::string text = "(";
+  for (int i = 0; i < n; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (n == 1 ? ",)" : ")");
+}
+
+[[noreturn]] void wrong_array(PyObject* object, const char* name, const char* dtype) {
+  const std::string wanted = std::string(name) + " must be a C-contiguous " + dtype + " array";
+  if (!PyArray_Check(object)) fail(wanted + ", not " + Py_TYPE(object)->tp_name + ".");
+  nb::str found(nb::borrow(reinterpret_cast<PyObject*>(PyArray_DESCR(reinterpret_cast<PyArrayObject*>(object)))));
+  fail(wanted + "; it is " + found.c_str() +
+       (PyArray_IS_C_CONTIGUOUS(reinterpret_cast<PyArrayObject*>(object)) ? "." : " and not contiguous.") +
+       " numpy.ascontiguousarray(" + name + ", \"" + dtype + "\") makes one.");
+}
+
+PyArrayObject* checked(PyObject* object, int type, const char* name, const char* dtype) {
+  if (!PyArray_Check(object)) wrong_array(object, name, dtype);
+  auto* array = reinterpret_cast<PyArrayObject*>(object);
+  if (PyArray_TYPE(array) != type || !PyArray_ISCARRAY_RO(array)) wrong_array(object, name, dtype);
+  return array;
+}
+
+template <class T>
+Matrix<const T> matrix(In<T> in, const char* name) {
+  PyArrayObject* array = checked(in.object, Element<T>::kType, name, Element<T>::kText);
+  if (PyArray_NDIM(array) != 2)
+    fail(std::string(name) + " has " + std::to_string(PyArray_NDIM(array)) + " dimensions; it must have 2.");
+  return {static_cast<const T*>(PyArray_DATA(array)), PyArray_DIM(array, 0), PyArray_DIM(array, 1)};
+}
+
+template <class T>
+Matrix<const T> matrix(In<T> in, const char* name, int64_t rows, int64_t columns) {
+  const Matrix<const T> m = matrix(in, name);
+  const int64_t found[] = {m.rows, m.columns}, wanted[] = {rows, columns};
+  if (m.rows != rows || m.columns != columns)
+    fail(std::string(name) + " is " + shape_text(found, 2) + "; it must be " + shape_text(wanted, 2) + ".");
+  return m;
+}
+
+template <class T>
+const T* vector(In<T> in, const char* name, int64_t& count) {
+  PyArrayObject* array = checked(in.object, Element<T>::kType, name, Element<T>::kText);
+  if (PyArray_NDIM(array) != 1)
+    fail(std::string(name) + " has " + std::to_string(PyArray_NDIM(array)) + " dimensions; it must have 1.");
+  count = PyArray_DIM(array, 0);
+  return static_cast<const T*>(PyArray_DATA(array));
+}
+
+template <class T>
+const T* vector_of(In<T> in, const char* name, int64_t count) {
+  int64_t found = 0;
+  const T* data = vector(in, name, found);
+  if (found != count)
+    fail(std::string(name) + " has " + std::to_string(found) + " elements; it must have " + std::to_string(count) +
+         ".");
+  return data;
+}
+
+template <class T>
+Out<T> empty(std::initializer_list<int64_t> shape) {
+  npy_intp dims[2];
+  std::copy(shape.begin(), shape.end(), dims);
+  PyObject* array = PyArray_EMPTY(static_cast<int>(shape.size()), dims, Element<T>::kType, 0);
+  if (!array) nb::raise_python_error();
+  return {nb::steal(array)};
+}
+
+template <class T>
+Out<T> empty_like(Matrix<const T> m) {
+  return empty<T>({m.rows, m.columns});
+}
+
+// Lets other Python threads run while there is enough to do to make it worth the two switches.
+class Free {
+ public:
+  explicit Free(int64_t work) : state_(work > 16384 ? PyEval_SaveThread() : nullptr) {}
+  ~Free() {
+    if (state_) PyEval_RestoreThread(state_);
+  }
+  Free(const Free&) = delete;
+  Free& operator=(const Free&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+constexpr int64_t kHeavy = INT64_MAX;
+
+DType dtype_of(const std::string& name) {
+  if (name == "F32") return DType::F32;
+  if (name == "F16") return DType::F16;
+  if (name == "BF16") return DType::BF16;
+  if (name == "Q8_0") return DType::Q8_0;
+  fail("dtype is \"" + name + "\"; it must be \"F32\", \"F16\", \"BF16\" or \"Q8_0\".");
+}
+
+const char* dtype_name(DType dtype) {
+  constexpr const char* names[] = {"F32", "F16", "BF16", "Q8_0"};
+  return names[static_cast<int>(dtype)];
+}
+
+Activation activation_of(const std::string& name) {
+  if (name == "silu") return Activation::Silu;
+  if (name == "relu2") return Activation::Relu2;
+  if (name == "gelu") return Activation::Gelu;
+  fail("act is \"" + name + "\"; it must be \"silu\", \"relu2\" or \"gelu\".");
+}
+
+// ---- weights
+
+void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in) {
+  const Matrix<const int8_t> codes = matrix(codes_in, "codes");
+  nb::object scales = nb::steal(PyArray_FROM_OTF(scales_in.ptr(), NPY_FLOAT, NPY_ARRAY_IN_ARRAY));
+  if (!scales.is_valid()) nb::raise_python_error();
+  auto* array = reinterpret_cast<PyArrayObject*>(scales.ptr());
+  const int64_t n = codes.rows, k = codes.columns, ndim = PyArray_NDIM(array);
+  const int64_t groups = ndim == 2 ? PyArray_DIM(array, 1) : 0;
+  const bool fits = ndim == 0 || (ndim == 1 && PyArray_DIM(array, 0) == n) ||
+                    (ndim == 2 && PyArray_DIM(array, 0) == n && groups > 0 && k % groups == 0);
+  if (!fits) {
+    std::vector<int64_t> shape(PyArray_DIMS(array), PyArray_DIMS(array) + ndim);
+    fail("scales are " + shape_text(shape.data(), static_cast<int>(ndim)) + "; a ternary (" + std::to_string(n) + ", " +
+         std::to_string(k) + ") takes (), (" + std::to_string(n) + ",) or (" + std::to_string(n) + ", groups).");
+  }
+  const auto* data = static_cast<const float*>(PyArray_DATA(array));
+  std::vector<float> values(data, data + PyArray_SIZE(array));
+  const Free free(kHeavy);
+  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1);
+}
+
+Out<int8_t> ternary_codes(const TernaryWeight& w) {
+  Out<int8_t> out = empty<int8_t>({w.n, w.k});
+  const Free free(w.n * w.k);
+  w.codes(out.data());
+  return out;
+}
+
+Out<float> ternary_scales(const TernaryWeight& w) {
+  Out<float> out = w.group ? empty<float>({w.n, w.k / w.group}) : w.per_row ? empty<float>({w.n}) : empty<float>({});
+  std::copy(w.scales.begin(), w.scales.end(), out.data());
+  return out;
+}
+
+TernaryWeight random_ternary(int64_t n, int64_t k, uint64_t seed, float scale) {
+  const Free free(kHeavy);
+  return TernaryWeight::random(n, k, seed, scale);
+}
+
+void make_dense(DenseWeight* self, Any data, const std::string& dtype_text, nb::object scales_in) {
+  const DType dtype = dtype_of(dtype_text);
+  constexpr int types[] = {NPY_FLOAT, NPY_HALF, NPY_UINT16, NPY_INT8};
+  constexpr const char* names[] = {"float32", "float16", "uint16", "int8"};
+  PyArrayObject* array = checked(data.object, types[static_cast<int>(dtype)], "data", names[static_cast<int>(dtype)]);
+  if (PyArray_NDIM(array) != 2)
+    fail("data has " + std::to_string(PyArray_NDIM(array)) + " dimensions; it must have 2.");
+  const int64_t n = PyArray_DIM(array, 0), k = PyArray_DIM(array, 1);
+  const uint16_t* scales = nullptr;
+  if (dtype == DType::Q8_0) {
+    if (scales_in.is_none()) fail("Q8_0 needs scales: float16 (n, k / 32).");
+    PyArrayObject* s = checked(scales_in.ptr(), NPY_HALF, "scales", "float16");
+    if (PyArray_NDIM(s) != 2 || PyArray_DIM(s, 0) != n || k % kQ8Block || PyArray_DIM(s, 1) != k / kQ8Block)
+      fail("Q8_0 data of shape (" + std::to_string(n) + ", " + std::to_string(k) +
+           ") needs k to be a multiple of 32 and scales (n, k / 32).");
+    scales = static_cast<const uint16_t*>(PyArray_DATA(s));
+  } else if (!scales_in.is_none()) {
+    fail(dtype_text + " takes no scales.");
+  }
+  const void* from = PyArray_DATA(array);
+  const Free free(kHeavy);
+  new (self) DenseWeight(from, n, k, dtype, scales);
+}
+
+DenseWeight random_dense(int64_t n, int64_t k, const std::string& dtype, uint64_t seed, float scale) {
+  const DType type = dtype_of(dtype);
+  const Free free(kHeavy);
+  return DenseWeight::random(n, k, type, seed, scale);
+}
+
+// ---- products
+
+nb::tuple quantize_rows(In<float> x_in) {
+  const Matrix<const float> x = matrix(x_in, "x");
+  if (!x.columns) fail("x has no columns.");
+  Out<int8_t> codes = empty<int8_t>({x.rows, x.columns});
+  Out<float> multipliers = empty<float>({x.rows});
+  {
+    const Free free(x.size());
+    quantize(x, codes.data(), multipliers.data());
+  }
+  return nb::make_tuple(std::move(codes.object), std::move(multipliers.object));
+}
+
+Out<int32_t> ternary_matmul_i32(const TernaryWeight& w, In<int8_t> q_in) {
+  const Matrix<const int8_t> q = matrix(q_in, "q");
+  if (q.columns != w.k)
+    fail("q has " + std::to_string(q.columns) + " columns; the weight takes " + std::to_string(w.k) + ".");
+  Out<int32_t> out = empty<int32_t>({q.rows, w.n});
+  const Free free(kHeavy);
+  ternary_matmul(q, w, out.data());
+  return out;
+}
+
+nb::list linear_list(In<float> x_in, nb::list weights) {
+  const Matrix<const float> x = matrix(x_in, "x");
+  const size_t count = weights.size();
+  std::vector<Product> products(count);
+  nb::list results;
+  int64_t work = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const nb::handle h = weights[i];
+    Product& p = products[i];
+    p = {};
+    if (!nb::try_cast<const TernaryWeight*>(h, p.ternary) && !nb::try_cast<const DenseWeight*>(h, p.dense))
+      fail("weights[" + std::to_string(i) + "] is a " + std::string(Py_TYPE(h.ptr())->tp_name) +
+           "; it must be a TernaryWeight or DenseWeight.");
+    if (!p.ternary && !p.dense) fail("weights[" + std::to_string(i) + "] is None.");
+    const int64_t n = p.ternary ? p.ternary->n : p.dense->n, k = p.ternary ? p.ternary->k : p.dense->k;
+    if (k != x.columns)
+      fail("x has " + std::to_string(x.columns) + " columns; weights[" + std::to_string(i) + "] is (" +
+           std::to_string(n) + ", " + std::to_string(k) + ").");
+    Out<float> y = empty<float>({x.rows, n});
+    p.y = y.data();
+    work += n * k * x.rows;
+    results.append(std::move(y.object));
+  }
+  const Free free(work / 4);
+  linear(x, products.data(), static_cast<int64_t>(count));
+  return results;
+}
+
+template <class Weight>
+Out<float> embed_rows(const Weight& w, In<int32_t> ids_in) {
+  int64_t count = 0;
+  const int32_t* ids = vector(ids_in, "ids", count);
+  for (int64_t i = 0; i < count; ++i)
+    if (ids[i] < 0 || ids[i] >= w.n)
+      fail("ids[" + std::to_string(i) + "] is " + std::to_string(ids[i]) + "; the table has " + std::to_string(w.n) +
+           " rows.");
+  Out<float> y = empty<float>({count, w.k});
+  const Free free(count * w.k);
+  embed(w, ids, count, y.data());
+  return y;
+}
+
+// ---- rows
+
+Out<float> rms_norm_rows(In<float> x_in, In<float> weight_in, float eps) {
+  const Matrix<const float> x = matrix(x_in, "x");
+  if (!x.columns) fail("x has no columns.");
+  const float* weight = vector_of(weight_in, "weight", x.columns);
+  Out<float> y = empty_like(x);
+  const Free free(x.size());
+  rms_norm(x, weight, eps, y.data());
+  return y;
+}
+
+Out<float> rope_rows(In<float> x_in, In<float> cos_in, In<float> sin_in, In<int32_t> positions_in, int64_t head_dim,
+                     bool interleaved) {
+  const Matrix<const float> x = matrix(x_in, "x"), cos = matrix(cos_in, "cos"),
+                            sin = matrix(sin_in, "sin", cos.rows, cos.columns);
+  if (head_dim < 1 || x.columns % head_dim)
+    fail("x has " + std::to_string(x.columns) + " columns; they must be whole heads of " + std::to_string(head_dim) +
+         ".");
+  if (2 * cos.columns > head_dim)
+    fail("cos has " + std::to_string(cos.columns) + " columns; a head of " + std::to_string(head_dim) +
+         " has fewer pairs.");
+  const int32_t* positions = vector_of(positions_in, "positions", x.rows);
+  for (int64_t t = 0; t < x.rows; ++t)
+    if (positions[t] < 0 || positions[t] >= cos.rows)
+      fail("positions[" + std::to_string(t) + "] is " + std::to_string(positions[t]) + "; cos and sin have " +
+           std::to_string(cos.rows) + " rows.");
+  Out<float> y = empty_like(x);
+  const Free free(x.size());
+  rope(x, cos, sin, positions, head_dim, interleaved, y.data());
+  return y;
+}
+
+Out<float> gate_rows(In<float> g_in, In<float> u_in, const std::string& act) {
+  const Matrix<const float> g = matrix(g_in, "g"), u = matrix(u_in, "u", g.rows, g.columns);
+  const Activation activation = activation_of(act);
+  Out<float> y = empty_like(g);
+  const Free free(g.size());
+  gate(g, u.data, activation, y.data());
+  return y;
+}
+
+Out<float> add_rows(In<float> x_in, In<float> y_in) {
+  const Matrix<const float> x = matrix(x_in, "x"), y = matrix(y_in, "y", x.rows, x.columns);
+  Out<float> out = empty_like(x);
+  const Free free(x.size());
+  add(x, y.data, out.data());
+  return out;
+}
+
+Out<float> scale_rows(In<float> x_in, float c) {
+  const Matrix<const float> x = matrix(x_in, "x");
+  Out<float> out = empty_like(x);
+  const Free free(x.size());
+  scale(x, c, out.data());
+  return out;
+}
+
+Out<float> hadamard_rows(In<float> x_in, In<float> signs_in, int64_t block) {
+  const Matrix<const float> x = matrix(x_in, "x");
+  const float* signs = vector_of(signs_in, "signs", x.columns);
+  if (block < 1 || block & (block - 1) || x.columns % block)
+    fail("block is " + std::to_string(block) + "; it must be a power of two that divides " + std::to_string(x.columns) +
+         ".");
+  Out<float> y = empty_like(x);
+  const Free free(x.size());
+  hadamard(x, signs, block, y.data());
+  return y;
+}
+
+// ---- attention
+
+void copy_block(KVCache& cache, int64_t source, int64_t target) {
+  for (const int64_t block : {source, target})
+    if (block < 0 || block >= cache.blocks)
+      fail("block " + std::to_string(block) + " is outside the cache of " + std::to_string(cache.blocks) + ".");
+  const Free free(kHeavy);
+  cache.copy_block(source, target);
+}
+
+// Every block that a sequence's tokens touch must exist.
+void check_batch(const Batch& batch, const KVCache& cache, int64_t tokens) {
+  if (batch.starts[0] != 0 || batch.starts[batch.sequences] != tokens)
+    fail("starts must begin with 0 and end with the number of tokens, " + std::to_string(tokens) + ".");
+  for (int64_t b = 0; b < batch.sequences; ++b) {
+    if (batch.starts[b] > batch.starts[b + 1])
+      fail("starts must ascend; starts[" + std::to_string(b + 1) + "] does not.");
+    int64_t last = -1;
+    for (int64_t t = batch.starts[b]; t < batch.starts[b + 1]; ++t) {
+      if (batch.positions[t] < 0) fail("positions[" + std::to_string(t) + "] is negative.");
+      last = std::max<int64_t>(last, batch.positions[t]);
+    }
+    if (last < 0) continue;
+    const int64_t used = last / cache.block_size + 1;
+    if (used > batch.block_tables.columns)
+      fail("sequence " + std::to_string(b) + " reaches position " + std::to_string(last) + "; its block table covers " +
+           std::to_string(batch.block_tables.columns * cache.block_size) + ".");
+    for (int64_t i = 0; i < used; ++i) {
+      const int32_t block = batch.block_tables.row(b)[i];
+      if (block < 0 || block >= cache.blocks)
+        fail("block_tables[" + std::to_string(b) + ", " + std::to_string(i) + "] is " + std::to_string(block) +
+             "; the cache has " + std::to_string(cache.blocks) + " blocks.");
+    }
+  }
+}
+
+Out<float> attention_rows(In<float> q_in, In<float> k_in, In<float> v_in, KVCache& cache, int64_t layer,
+                          In<int32_t> positions_in, In<int32_t> starts_in, In<int32_t> tables_in, int64_t head_dim,
+                          float scale) {
+  const Matrix<const float> q = matrix(q_in, "q");
+  if (head_dim != cache.head_dim)
+    fail("head_dim is " + std::to_string(head_dim) + "; the cache was made for " + std::to_string(cache.head_dim) +
+         ".");
+  const int64_t width = cache.kv_heads * cache.head_dim;
+  if (!q.columns || q.columns % width)
+    fail("q has " + std::to_string(q.columns) +
+         " columns; they must be a multiple of kv_heads * head_dim = " + std::to_string(width) + ".");
+  const Matrix<const float> k = matrix(k_in, "k", q.rows, width), v = matrix(v_in, "v", q.rows, width);
+  if (layer < 0 || layer >= cache.layers)
+    fail("layer is " + std::to_string(layer) + "; the cache has " + std::to_string(cache.layers) + ".");
+  int64_t starts_count = 0;
+  Batch batch{};
+  batch.positions = vector_of(positions_in, "positions", q.rows);
+  batch.starts = vector(starts_in, "starts", starts_count);
+  batch.sequences = starts_count - 1;
+  batch.block_tables = matrix(tables_in, "block_tables");
+  if (starts_count < 1 || batch.block_tables.rows != batch.sequences)
+    fail("starts has " + std::to_string(starts_count) + " elements and block_tables " +
+         std::to_string(batch.block_tables.rows) + " rows; B sequences need B + 1 and B.");
+  check_batch(batch, cache, q.rows);
+  Out<float> y = empty_like(q);
+  int64_t work = q.size();
+  for (int64_t t = 0; t < q.rows; ++t) work += int64_t{batch.positions[t]} * q.columns / 4;
+  const Free free(work);
+  attention(q, k.data, v.data, cache, layer, batch, scale, y.data());
+  return y;
+}
+
+// ---- machine
+
+nb::dict features() {
+  nb::dict result;
+  for (const auto& [name, present] : this_cpu().list()) result[name.c_str()] = present;
+  return result;
+}
+
+std::vector<std::string> isas_for_features(nb::dict present) {
+  Features cpu;
+  for (const auto& [name, value] : present) cpu.set(nb::cast<std::string>(name), nb::cast<bool>(value));
+  return isas_for(cpu);
+}
+
+void choose_threads(int64_t n) {
+  if (n > INT32_MAX || n < INT32_MIN) fail("threads must be a small positive number.");
+  const Free free(kHeavy);  // a job of another thread may have to end first
+  set_threads(static_cast<int>(n));
+}
+
+double measure_bandwidth(int64_t bytes, int64_t count) {
+  if (count < 1 || count > 1024) fail("threads must be 1 to 1024.");
+  if (bytes < count * 4096) fail("bytes must be at least 4096 for each thread.");
+  const Free free(kHeavy);
+  return read_bandwidth(bytes, static_cast<int>(count));
+}
+
+void* import_numpy() {
+  import_array1(nullptr);
+  return &PyArray_API;
+}
+
+}  // namespace
+}  // namespace bitnet
+
+NB_MODULE(_core, m) {
+  using namespace bitnet;
+  if (!import_numpy()) nb::raise_python_error();
+  m.doc() = "The C++ core: packed weights, kernels for every instruction set, and the operations of a model.";
+
+  m.def("isa", [] { return std::string(kernels().name); }, "Name of the instruction set in use.");
+  m.def("isas", &usable_isas, "Instruction sets that this CPU can run, best first.");
+  m.def("set_isa", &set_isa, "name"_a,
+        "Choose an instruction set by name. Packed weights stay valid: every set reads the same bytes.");
+  m.def("cpu_features", &features, nb::sig("def cpu_features() -> dict[str, bool]"),
+        "What the CPU and the operating system offer.");
+  m.def("isas_for", &isas_for_features, "features"_a, nb::sig("def isas_for(features: dict[str, bool]) -> list[str]"),
+        "Instruction sets that a CPU with these features, and no others, would run; best first.");
+  m.def("threads", &threads, "Threads in use, the caller's included.");
+  m.def("set_threads", &choose_threads, "n"_a);
+  m.def("allowed_cpus", &allowed_cpus, "CPUs that this process may run on.");
+  m.def("default_threads", &default_threads, "The allowed CPUs, or fewer where a cgroup grants less time.");
+  m.def("read_bandwidth", &measure_bandwidth, "bytes"_a, "threads"_a,
+        "GB/s (1e9 bytes) of reading `bytes` of fresh memory with `threads`, the best of five passes.");
+
+  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 bits a weight.")
+      .def("__init__", &make_ternary, "codes"_a, "scales"_a,
+           nb::sig(
+               "def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike) -> None"),
+           "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
+           "16 columns.")
+      .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f,
+                  "Uniform random codes with one scale, the same for the same seed.")
+      .def_prop_ro("shape", [](const TernaryWeight& w) { return std::pair(w.n, w.k); })
+      .def_prop_ro(
+          "group", [](const TernaryWeight& w) { return w.group; },
+          "Columns that share a scale; 0 when one scale serves the whole row.")
+      .def_prop_ro("nbytes", &TernaryWeight::nbytes)
+      .def_prop_ro("scales", &ternary_scales)
+      .def("codes", &ternary_codes, "The codes again, int8 (n, k).");
+
+  nb::class_<DenseWeight>(m, "DenseWeight", "A matrix (n, k) in its stored precision.")
+      .def("__init__", &make_dense, "data"_a, "dtype"_a = "F32", "scales"_a = nb::none(),
+           nb::sig("def __init__(self, data: numpy.typing.NDArray[typing.Any], dtype: str = 'F32', scales: "
+                   "numpy.typing.NDArray[numpy.float16] | None = None) "
+                   "-> None"),
+           "data: float32 for F32, float16 for F16, the bits as uint16 for BF16, int8 for Q8_0 with float16 scales (n, "
+           "k / 32).")
+      .def_static("random", &random_dense, "n"_a, "k"_a, "dtype"_a = "F16", "seed"_a = 0, "scale"_a = 1.0f,
+                  "Uniform random values in [-scale, scale), the same for the same seed.")
+      .def_prop_ro("shape", [](const DenseWeight& w) { return std::pair(w.n, w.k); })
+      .def_prop_ro("dtype", [](const DenseWeight& w) { return dtype_name(w.dtype); })
+      .def_prop_ro("nbytes", &DenseWeight::nbytes);
+
+  m.def("quantize", &quantize_rows, "x"_a,
+        nb::sig("def quantize(x: numpy.typing.NDArray[numpy.float32]) -> tuple[numpy.typing.NDArray[numpy.int8], "
+                "numpy.typing.NDArray[numpy.float32]]"),
+        "Rows of x (T, k) as int8 codes and multipliers (T,): code = round_half_even(x * s), s = 127 / max(max|x|, "
+        "1e-5).");
+  m.def("ternary_matmul_i32", &ternary_matmul_i32, "w"_a, "q"_a,
+        "Exact integer sums: q (T, k) times the codes of w (n, k), to (T, n).");
+  m.def("linear", &linear_list, "x"_a, "weights"_a,
+        nb::sig("def linear(x: numpy.typing.NDArray[numpy.float32], weights: list[TernaryWeight | DenseWeight]) -> "
+                "list[numpy.typing.NDArray[numpy.float32]]"),
+        "x (T, k) times each weight (n, k), to (T, n). For ternary weights x is quantised by the absmax of each row, "
+        "once.");
+  m.def("embed", &embed_rows<DenseWeight>, "w"_a, "ids"_a, "Rows of a table, dequantised: ids (T,) to (T, k).");
+  m.def("embed", &embed_rows<TernaryWeight>, "w"_a, "ids"_a);
+  m.def("rms_norm", &rms_norm_rows, "x"_a, "weight"_a, "eps"_a, "x (T, d) / sqrt(mean(x^2) + eps) * weight (d,).");
+  m.def("rope", &rope_rows, "x"_a, "cos"_a, "sin"_a, "positions"_a, "head_dim"_a, "interleaved"_a = false,
+        "Rotate the heads of x (T, heads * head_dim) by cos, sin (P, rotary / 2) at positions (T,). Pairs are (i, i + "
+        "rotary / 2), "
+        "interleaved (2i, 2i + 1).");
+  m.def("gate", &gate_rows, "g"_a, "u"_a, "act"_a,
+        "act(g) * u; act is \"silu\", \"relu2\" or \"gelu\" (the tanh form).");
+  m.def("add", &add_rows, "x"_a, "y"_a);
+  m.def("scale", &scale_rows, "x"_a, "c"_a);
+  m.def("hadamard", &hadamard_rows, "x"_a, "signs"_a, "block"_a,
+        "The normalised Walsh-Hadamard transform of x * signs, in blocks of columns.");
+
+  nb::class_<KVCache>(
+      m, "KVCache",
+      "Keys and values of all layers in blocks of positions. Memory is taken when a block is first written.")
+      .def(
+          "__init__",
+          [](KVCache* self, int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
+             const std::string& dtype) {
+            new (self) KVCache(layers, blocks, block_size, kv_heads, head_dim, dtype_of(dtype));
+          },
+          "layers"_a, "blocks"_a, "block_size"_a = 16, nb::kw_only(), "kv_heads"_a, "head_dim"_a, "dtype"_a = "F16")
+      .def_prop_ro("layers", [](const KVCache& c) { return c.layers; })
+      .def_prop_ro("blocks", [](const KVCache& c) { return c.blocks; })
+      .def_prop_ro("block_size", [](const KVCache& c) { return c.block_size; })
+      .def_prop_ro("kv_heads", [](const KVCache& c) { return c.kv_heads; })
+      .def_prop_ro("head_dim", [](const KVCache& c) { return c.head_dim; })
+      .def_prop_ro("dtype", [](const KVCache& c) { return dtype_name(c.dtype); })
+      .def_prop_ro("nbytes", &KVCache::nbytes, "Address space; resident only where written.")
+      .def("copy_block", &copy_block, "src"_a, "dst"_a, "Copy a block in every layer.");
+  m.def("attention", &attention_rows, "q"_a, "k"_a, "v"_a, "cache"_a, "layer"_a, "positions"_a, "starts"_a,
+        "block_tables"_a, "head_dim"_a, "scale"_a,
+        "Write k, v (T, kv_heads * head_dim) to the cache at positions (T,), then let each row of q (T, heads * "
+        "head_dim) attend the positions up to its "
+        "own. Sequence b owns rows starts[b] .. starts[b + 1] and the blocks block_tables[b]. Returns (T, heads * "
+        "head_dim), which depends on "
+        "neither batch, chunks nor threads.");
+}

@@ -1,0 +1,134 @@
+// What an instruction set offers: a table of plain functions over plain pointers. No STL here: the files of one
+// instruction set include only this, so no shared inline function can be compiled with instructions that another CPU
+// lacks.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace bitnet {
+
+// Packed ternary weights ("T2"). A row group is 16 rows, stored as K/16 blocks of 64 bytes, one after the other:
+//
+//   byte 4r + j of block b, bits 2f..2f+1   =   w[row r][column 16b + 4f + j] + 1        r < 16; j, f < 4
+//
+// Rows and columns that only pad (to multiples of 16) hold the code of zero, 1.
+constexpr int kGroupRows = 16;
+constexpr int kBlockColumns = 16;
+constexpr int kBlockBytes = 64;
+
+// Tokens that share one pass over the weights. Their int8 codes travel as a panel [padded K / 4][tokens][4].
+constexpr int kPanelTokens = 8;
+
+constexpr int kLanes = 16;  // of every float algorithm, on every instruction set: the order of sums depends on it
+constexpr int kPagePositions = 16;  // positions of one page of the key-value cache
+constexpr int kChunkPages = 4;      // pages that rows of queries share while they are in the first cache
+// A sequence is cut here and its parts are folded in ascending order: part of the meaning of a result, so never a
+// matter of threads.
+constexpr int kSegmentPositions = 256;
+constexpr int kSegmentPages = kSegmentPositions / kPagePositions;
+constexpr int kQ8Block = 32;  // weights that share a scale in Q8_0
+
+enum class DType : int32_t { F32, F16, BF16, Q8_0 };
+enum class Activation : int32_t { Silu, Relu2, Gelu };
+
+// out = weights x panel, exactly. Without scales: int32. With group_scales: the float sum over groups, in ascending
+// order, of float(integer sum of the group) * scale.
+struct TernaryTask {
+  const uint8_t* weights;  // first row group
+  int64_t row_groups;
+  int64_t blocks;             // of a row group: padded K / 16
+  int64_t group_blocks;       // blocks that share a scale; all of them without group_scales
+  const float* group_scales;  // [row_group][group][16], or null
+  const int8_t* panel;        // [padded K / 4][tokens][4]
+  const int32_t* sums;        // [group][tokens]: sums of the panel's codes, because stored codes are w + 1
+  int64_t tokens;             // 1..kPanelTokens
+  void* out;                  // [row_group][tokens][16] int32 or float
+};
+
+// y[t][r] = dot(x[t], row r): lane l sums columns l, l + 16, ... in ascending order, then the lanes are summed as a
+// tree.
+struct DenseTask {
+  const uint8_t* rows;  // first row
+  int64_t row_bytes;    // from row to row
+  int64_t count;        // rows
+  int64_t columns;      // padded to 16 with zeros, in the rows and in x (Q8_0: to 32)
+  DType dtype;
+  const float* x;  // [tokens][ldx]
+  int64_t ldx;
+  int64_t tokens;
+  float* y;  // [tokens][ldy]
+  int64_t ldy;
+};
+
+// Rows of queries that share one key-value head (heads of one token, or of several) over one segment of a sequence. A
+// page holds 16 positions: keys as [head_dim][16], values as [16][head_dim].
+struct AttentionTask {
+  const float* q;  // [rows][head_dim]
+  int64_t rows;
+  const int32_t* counts;  // [rows]: positions of the segment that a row attends, from its first on; never descending
+  int64_t head_dim;
+  float scale;
+  DType dtype;  // F32 or F16
+  // In the order of use: the segment's pages of keys, its pages of values, then kChunkPages that are likely to be next.
+  const uint8_t* const* pages;
+  float* scores;   // scratch [rows][kSegmentPositions]
+  float* decoded;  // scratch for kChunkPages of floats and one vector
+  float* max;      // [rows]
+  float* sum;      // [rows]: of exp(score - max)
+  float* out;      // [rows][head_dim]: sum of exp(score - max) * value
+};
+
+struct RopeTask {
+  const float* x;  // [heads][head_dim] of one token
+  float* y;
+  int64_t heads, head_dim, rotary;
+  const float* cos;  // [rotary / 2] of its position
+  const float* sin;
+  bool interleaved;
+};
+
+struct Kernels {
+  const char* name;
+
+  // ternary
+  void (*ternary)(const TernaryTask&);
+  float (*quantize_row)(const float* x, int64_t k, int64_t padded, int8_t* codes);  // returns the multiplier
+  void (*pack_panel)(const int8_t* codes, int64_t padded, int64_t tokens, int8_t* panel);
+  void (*sum_panel)(const int8_t* panel, int64_t blocks, int64_t group_blocks, int64_t tokens, int32_t* sums);
+  // y[t][row] = float(acc) * (scale / multiplier[t]); scale_step is 0 for one scale, 1 for one a row.
+  void (*scale_rows)(const int32_t* acc, int64_t row_groups, int64_t tokens, const float* scales, int64_t scale_step,
+                     const float* multipliers, float* y, int64_t ldy, int64_t rows);
+  // y[t][row] = sums / multiplier[t]
+  void (*divide_rows)(const float* sums, int64_t row_groups, int64_t tokens, const float* multipliers, float* y,
+                      int64_t ldy, int64_t rows);
+  bool (*pack_rows)(const int8_t* codes, int64_t k, int64_t rows,
+                    uint8_t* out);  // one row group; false: a code outside -1..1
+  void (*unpack_rows)(const uint8_t* packed, int64_t k, int64_t rows, int8_t* codes);
+
+  // dense
+  void (*dense)(const DenseTask&);
+  void (*decode_row)(const uint8_t* row, DType dtype, int64_t columns, float* out);
+  void (*encode_f16)(const float* x, int64_t count, uint16_t* out);
+
+  // float
+  void (*rms_norm)(const float* x, const float* weight, int64_t d, float eps, float* y);
+  void (*rope)(const RopeTask&);
+  void (*gate)(const float* g, const float* u, int64_t count, Activation activation, float* y);
+  void (*add)(const float* x, const float* y, int64_t count, float* out);
+  void (*scale)(const float* x, float c, int64_t count, float* out);
+  void (*hadamard)(const float* x, const float* signs, int64_t d, int64_t block, float* y);
+
+  // attention
+  void (*store_kv)(const float* k, const float* v, int64_t kv_heads, int64_t head_dim, DType dtype, uint8_t* keys,
+                   uint8_t* values, int64_t head_bytes, int64_t slot);
+  void (*attend)(const AttentionTask&);
+  // Folds the part of a later segment into the running one; both are (max, sum, out) of `rows`.
+  void (*attend_merge)(float* max, float* sum, float* out, const float* part_max, const float* part_sum,
+                       const float* part_out, int64_t rows, int64_t head_dim);
+  void (*attend_finish)(float* out, const float* sum, int64_t rows, int64_t head_dim);
+
+  // Reads every cache line once; the sum keeps the compiler from leaving it out.
+  uint64_t (*read)(const uint8_t* p, int64_t bytes);
+};
+
+}  // namespace bitnet

@@ -1,0 +1,151 @@
+// Ternary products: the parts that do not depend on the instruction set. Each target supplies
+//
+//   template <int M, int G> void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
+//   I32x16 (&acc)[G][M])
+//
+// which adds up stored code * activation over `blocks` blocks of G row groups (`stride` bytes apart) and M tokens.
+
+template <int M, int G>
+BITNET_INLINE void ternary_groups(const TernaryTask& task, int64_t group) {
+  const int64_t stride = task.blocks * kBlockBytes;
+  const uint8_t* w = task.weights + group * stride;
+  if (!task.group_scales) {
+    I32x16 acc[G][M];
+    ternary_tile<M, G>(w, stride, task.blocks, task.panel, acc);
+    int32_t* out = (int32_t*)task.out + group * M * kGroupRows;
+    for (int g = 0; g < G; ++g)
+      for (int m = 0; m < M; ++m) store(out + (g * M + m) * kGroupRows, acc[g][m] - fill(task.sums[m]));
+    return;
+  }
+  const int64_t scale_groups = (task.blocks + task.group_blocks - 1) / task.group_blocks;
+  float* out = (float*)task.out + group * M * kGroupRows;
+  F32x16 total[G][M];
+  for (int g = 0; g < G; ++g)
+    for (int m = 0; m < M; ++m) total[g][m] = fill(0.0f);
+  for (int64_t s = 0; s < scale_groups; ++s) {
+    const int64_t first = s * task.group_blocks;
+    const int64_t count = task.blocks - first < task.group_blocks ? task.blocks - first : task.group_blocks;
+    I32x16 acc[G][M];
+    ternary_tile<M, G>(w + first * kBlockBytes, stride, count, task.panel + first * kBlockColumns * M, acc);
+    for (int g = 0; g < G; ++g) {
+      const F32x16 scales = load(task.group_scales + ((group + g) * scale_groups + s) * kGroupRows);
+      for (int m = 0; m < M; ++m) total[g][m] = total[g][m] + to_float(acc[g][m] - fill(task.sums[s * M + m])) * scales;
+    }
+  }
+  for (int g = 0; g < G; ++g)
+    for (int m = 0; m < M; ++m) store(out + (g * M + m) * kGroupRows, total[g][m]);
+}
+
+template <int M>
+void ternary_panel(const TernaryTask& task) {
+  int64_t group = 0;
+  if (M > 1)  // two row groups share each broadcast; a single token streams the weights in order instead
+    for (; group + 2 <= task.row_groups; group += 2) ternary_groups<M, 2>(task, group);
+  for (; group < task.row_groups; ++group) ternary_groups<M, 1>(task, group);
+}
+
+void ternary(const TernaryTask& task) {
+  switch (task.tokens) {
+    case 1:
+      return ternary_panel<1>(task);
+    case 2:
+      return ternary_panel<2>(task);
+    case 3:
+      return ternary_panel<3>(task);
+    case 4:
+      return ternary_panel<4>(task);
+    case 5:
+      return ternary_panel<5>(task);
+    case 6:
+      return ternary_panel<6>(task);
+    case 7:
+      return ternary_panel<7>(task);
+    default:
+      return ternary_panel<8>(task);
+  }
+}
+
+void pack_panel(const int8_t* codes, int64_t padded, int64_t tokens, int8_t* panel) {
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t i = 0; i < padded / 4; ++i)
+      __builtin_memcpy(panel + (i * tokens + t) * 4, codes + t * padded + i * 4, 4);
+}
+
+void sum_panel(const int8_t* panel, int64_t blocks, int64_t group_blocks, int64_t tokens, int32_t* sums) {
+  for (int64_t first = 0; first < blocks; first += group_blocks, sums += tokens) {
+    const int64_t last = first + group_blocks < blocks ? first + group_blocks : blocks;
+    for (int64_t t = 0; t < tokens; ++t) {
+      int32_t sum = 0;
+      if (tokens == 1) {
+        for (int64_t i = first * kBlockColumns; i < last * kBlockColumns; ++i) sum += panel[i];
+      } else {
+        for (int64_t i = first * 4; i < last * 4; ++i) {
+          const int8_t* p = panel + (i * tokens + t) * 4;
+          sum += p[0] + p[1] + p[2] + p[3];
+        }
+      }
+      sums[t] = sum;
+    }
+  }
+}
+
+void scale_rows(const int32_t* acc, int64_t row_groups, int64_t tokens, const float* scales, int64_t scale_step,
+                const float* multipliers, float* y, int64_t ldy, int64_t rows) {
+  for (int64_t g = 0; g < row_groups; ++g) {
+    const int64_t first = g * kGroupRows, n = rows - first < kGroupRows ? rows - first : kGroupRows;
+    const F32x16 s = scale_step ? load(scales + first) : fill(scales[0]);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const F32x16 v = to_float(load(acc + (g * tokens + t) * kGroupRows)) * (s / fill(multipliers[t]));
+      if (n == kGroupRows) {
+        store(y + t * ldy + first, v);
+      } else {
+        store_part(y + t * ldy + first, v, n);
+      }
+    }
+  }
+}
+
+void divide_rows(const float* sums, int64_t row_groups, int64_t tokens, const float* multipliers, float* y, int64_t ldy,
+                 int64_t rows) {
+  for (int64_t g = 0; g < row_groups; ++g) {
+    const int64_t first = g * kGroupRows, n = rows - first < kGroupRows ? rows - first : kGroupRows;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const F32x16 v = load(sums + (g * tokens + t) * kGroupRows) / fill(multipliers[t]);
+      if (n == kGroupRows) {
+        store(y + t * ldy + first, v);
+      } else {
+        store_part(y + t * ldy + first, v, n);
+      }
+    }
+  }
+}
+
+// Codes (rows, k) of -1, 0, 1 to one row group.
+bool pack_rows(const int8_t* codes, int64_t k, int64_t rows, uint8_t* out) {
+  const int64_t blocks = (k + kBlockColumns - 1) / kBlockColumns;
+  uint8_t bad = 0;
+  for (int64_t b = 0; b < blocks; ++b) {
+    uint8_t* block = out + b * kBlockBytes;
+    const int64_t columns = k - b * kBlockColumns < kBlockColumns ? k - b * kBlockColumns : kBlockColumns;
+    for (int64_t r = 0; r < kGroupRows; ++r) {
+      uint8_t stored[kBlockColumns];  // column 4f + j at the same place
+      for (int i = 0; i < kBlockColumns; ++i) stored[i] = 1;
+      if (r < rows) {
+        const int8_t* row = codes + r * k + b * kBlockColumns;
+        for (int64_t i = 0; i < columns; ++i) stored[i] = (uint8_t)(row[i] + 1);
+        for (int i = 0; i < kBlockColumns; ++i) bad |= stored[i] > 2;
+      }
+      for (int j = 0; j < 4; ++j)
+        block[4 * r + j] = (uint8_t)(stored[j] | stored[4 + j] << 2 | stored[8 + j] << 4 | stored[12 + j] << 6);
+    }
+  }
+  return !bad;
+}
+
+void unpack_rows(const uint8_t* packed, int64_t k, int64_t rows, int8_t* codes) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < k; ++i) {
+      const int64_t b = i / kBlockColumns, f = i % kBlockColumns / 4, j = i % 4;
+      codes[r * k + i] = (int8_t)((packed[b * kBlockBytes + 4 * r + j] >> (2 * f) & 3) - 1);
+    }
+}

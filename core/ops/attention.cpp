@@ -1,0 +1,245 @@
+#include "ops/attention.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/registry.h"
+#include "runtime/scratch.h"
+#include "runtime/thread_pool.h"
+
+namespace bitnet {
+namespace {
+
+constexpr int64_t kRows = 64;             // query rows of a block of tokens: what shares one pass over the cache
+constexpr int64_t kSlack = 64;            // a last vector of values may be read past the end
+constexpr int64_t kSerialWork = 1 << 17;  // multiplications of a call that one thread does faster alone
+constexpr int64_t kPartBytes = 64 << 20;  // of intermediate results, where segments are dealt out one by one
+
+// The running softmax of some rows: max, sum and unnormalised output.
+struct State {
+  float *max, *sum, *out;
+};
+
+// Tokens of one sequence, next to each other and with positions that never descend.
+struct Block {
+  int64_t token, count, sequence, last_position;
+
+  int64_t segments() const { return last_position / kSegmentPositions + 1; }
+  int64_t work() const { return count * (last_position + 1); }
+};
+
+std::vector<Block> blocks_of(const Batch& batch, int64_t most_tokens) {
+  std::vector<Block> blocks;
+  for (int64_t b = 0; b < batch.sequences; ++b)
+    for (int64_t t = batch.starts[b]; t < batch.starts[b + 1]; ++t) {
+      const int64_t position = batch.positions[t];
+      if (t == batch.starts[b] || blocks.back().count == most_tokens || position < blocks.back().last_position)
+        blocks.push_back({t, 0, b, 0});
+      ++blocks.back().count;
+      blocks.back().last_position = position;
+    }
+  return blocks;
+}
+
+struct Heads {
+  const Matrix<const float> q;
+  const KVCache& cache;
+  const int64_t layer;
+  const Batch& batch;
+  const float scale;
+  const int64_t shared = q.columns / (cache.kv_heads * cache.head_dim);  // query heads per key-value head
+  const int64_t width = shared * cache.head_dim;
+
+  int64_t block_tokens() const { return std::max<int64_t>(1, kRows / shared); }
+  int64_t state_floats(const Block& block) const { return block.count * (2 * shared + width); }
+  State state_at(float* memory, const Block& block) const {
+    const int64_t rows = block.count * shared;
+    return {memory, memory + rows, memory + 2 * rows};
+  }
+
+  // Pages of a segment and of the one that follows it, in the order in which the kernel reads them.
+  int64_t list_pages(const Block& block, int64_t kv_head, int64_t segment, const uint8_t** pages) const {
+    const int32_t* table = batch.block_tables.row(block.sequence);
+    const int64_t per_block = cache.pages_per_block(), last = block.last_position / kPagePositions,
+                  first = segment * kSegmentPages, count = std::min<int64_t>(kSegmentPages, last - first + 1);
+    const auto keys = [&](int64_t page) {
+      return cache.keys(layer, table[page / per_block]) + page % per_block * cache.page_bytes() +
+             kv_head * cache.head_bytes();
+    };
+    for (int64_t i = 0; i < count; ++i) {
+      pages[i] = keys(first + i);
+      pages[count + i] = pages[i] + cache.part_bytes();
+    }
+    for (int64_t i = 0; i < kChunkPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
+    return count;
+  }
+
+  // One segment of a block, for the rows whose positions reach it; returns the first of their tokens.
+  int64_t attend(const Kernels& kernel, const Block& block, int64_t kv_head, int64_t segment,
+                 const State& state) const {
+    thread_local Scratch scratch;
+    const int64_t first = segment * kSegmentPositions, dim = cache.head_dim, most = block.count * shared;
+    const int64_t decoded = kChunkPages * kPagePositions * dim + kLanes;
+    float* memory = scratch.get<float>(static_cast<size_t>(most * (kSegmentPositions + 1 + dim) + decoded));
+    int32_t* counts = reinterpret_cast<int32_t*>(memory + most * kSegmentPositions + decoded);
+    float* rows = memory + most * (kSegmentPositions + 1) + decoded;
+    const uint8_t* pages[2 * kSegmentPages + kChunkPages];
+    list_pages(block, kv_head, segment, pages);
+
+    const int32_t* positions = batch.positions + block.token;
+    int64_t begin = 0;
+    while (positions[begin] < first) ++begin;
+    const auto q_of = [&](int64_t t) { return q.row(block.token + t) + kv_head * width; };
+    for (int64_t t = begin; t < block.count; ++t) {
+      const int64_t count = std::min<int64_t>(kSegmentPositions, positions[t] + 1 - first);
+      std::fill_n(counts + t * shared, shared, static_cast<int32_t>(count));
+      if (block.count > 1) std::memcpy(rows + t * width, q_of(t), static_cast<size_t>(width) * 4);
+    }
+    AttentionTask task{};
+    task.q = block.count > 1 ? rows + begin * width : q_of(0);
+    task.rows = (block.count - begin) * shared;
+    task.counts = counts + begin * shared;
+    task.head_dim = dim;
+    task.scale = scale;
+    task.dtype = cache.dtype;
+    task.pages = pages;
+    task.scores = memory;
+    task.decoded = memory + most * kSegmentPositions;
+    task.max = state.max + begin * shared;
+    task.sum = state.sum + begin * shared;
+    task.out = state.out + begin * width;
+    kernel.attend(task);
+    return begin;
+  }
+
+  void merge(const Kernels& kernel, const Block& block, int64_t begin, const State& state, const State& part) const {
+    const int64_t row = begin * shared;
+    kernel.attend_merge(state.max + row, state.sum + row, state.out + row * cache.head_dim, part.max + row,
+                        part.sum + row, part.out + row * cache.head_dim, block.count * shared - row, cache.head_dim);
+  }
+
+  void finish(const Kernels& kernel, const Block& block, int64_t kv_head, const State& state, float* y) const {
+    kernel.attend_finish(state.out, state.sum, block.count * shared, cache.head_dim);
+    for (int64_t t = 0; t < block.count; ++t)
+      std::memcpy(y + (block.token + t) * q.columns + kv_head * width, state.out + t * width,
+                  static_cast<size_t>(width) * 4);
+  }
+
+  // All segments of one block and key-value head, one after the other.
+  void attend_all(const Kernels& kernel, const Block& block, int64_t kv_head, float* y) const {
+    thread_local Scratch scratch;
+    const int64_t floats = state_floats(block);
+    float* memory = scratch.get<float>(static_cast<size_t>(2 * floats));
+    const State state = state_at(memory, block), part = state_at(memory + floats, block);
+    attend(kernel, block, kv_head, 0, state);
+    for (int64_t s = 1; s < block.segments(); ++s)
+      merge(kernel, block, attend(kernel, block, kv_head, s, part), state, part);
+    finish(kernel, block, kv_head, state, y);
+  }
+};
+
+void store(const float* k, const float* v, const KVCache& cache, int64_t layer, const Batch& batch,
+           const std::vector<int32_t>& sequence_of, int64_t tokens) {
+  const Kernels& kernel = kernels();
+  const int64_t width = cache.kv_heads * cache.head_dim;
+  const auto store_token = [&](int64_t t) {
+    const int64_t position = batch.positions[t],
+                  block = batch.block_tables.row(sequence_of[t])[position / cache.block_size];
+    uint8_t* page = cache.keys(layer, block) + position % cache.block_size / kPagePositions * cache.page_bytes();
+    kernel.store_kv(k + t * width, v + t * width, cache.kv_heads, cache.head_dim, cache.dtype, page,
+                    page + cache.part_bytes(), cache.head_bytes(), position % kPagePositions);
+  };
+  if (tokens * width < 16384) {
+    for (int64_t t = 0; t < tokens; ++t) store_token(t);
+  } else {
+    const int64_t step = 8;
+    parallel_for(ceil_div(tokens, step), [&](int64_t i) {
+      for (int64_t t = i * step; t < std::min(tokens, (i + 1) * step); ++t) store_token(t);
+    });
+  }
+}
+
+}  // namespace
+
+KVCache::KVCache(int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, DType dtype)
+    : layers(layers), blocks(blocks), block_size(block_size), kv_heads(kv_heads), head_dim(head_dim), dtype(dtype) {
+  if (layers < 1 || blocks < 1 || kv_heads < 1 || head_dim < 1)
+    throw std::invalid_argument(
+        "a key-value cache needs at least one layer, block, key-value head and head dimension.");
+  if (block_size < kPagePositions || block_size % kPagePositions)
+    throw std::invalid_argument("block_size is " + std::to_string(block_size) + "; it must be a multiple of 16.");
+  if (dtype != DType::F32 && dtype != DType::F16) throw std::invalid_argument("a key-value cache holds F32 or F16.");
+  const double bytes = 2.0 * static_cast<double>(layers) * static_cast<double>(blocks) *
+                       static_cast<double>(block_size) * static_cast<double>(kv_heads) * static_cast<double>(head_dim) *
+                       4;
+  if (bytes > 1e15) throw std::invalid_argument("a key-value cache of this size has no address space.");
+  memory_ = std::make_unique<Mapping>(static_cast<size_t>(nbytes() + kSlack));
+}
+
+void KVCache::copy_block(int64_t source, int64_t target) {
+  std::memmove(keys(0, target), keys(0, source), static_cast<size_t>(block_bytes()));
+}
+
+void attention(Matrix<const float> q, const float* k, const float* v, KVCache& cache, int64_t layer, const Batch& batch,
+               float scale, float* y) {
+  if (!q.rows) return;
+  const Kernels& kernel = kernels();
+  std::vector<int32_t> sequence_of(static_cast<size_t>(q.rows));
+  for (int64_t b = 0; b < batch.sequences; ++b)
+    std::fill(sequence_of.begin() + batch.starts[b], sequence_of.begin() + batch.starts[b + 1],
+              static_cast<int32_t>(b));
+  store(k, v, cache, layer, batch, sequence_of, q.rows);
+
+  const Heads heads{q, cache, layer, batch, scale};
+  std::vector<Block> blocks = blocks_of(batch, heads.block_tokens());
+  // The longest first: late tokens of a prompt have the most to do, and small chunks at the end let no thread wait.
+  std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.work() > b.work(); });
+  const int64_t count = static_cast<int64_t>(blocks.size());
+  int64_t work = 0, segments = 0, part_bytes = 0;
+  for (const Block& block : blocks) {
+    work += block.work() * q.columns, segments += block.segments();
+    part_bytes += block.segments() * cache.kv_heads * heads.state_floats(block) * 4;
+  }
+  const auto attend_all = [&](int64_t i) {
+    heads.attend_all(kernel, blocks[i / cache.kv_heads], i % cache.kv_heads, y);
+  };
+  if (work < kSerialWork) {
+    for (int64_t i = 0; i < count * cache.kv_heads; ++i) attend_all(i);
+    return;
+  }
+  if (count * cache.kv_heads >= 16 * threads() || segments == count || threads() == 1 || part_bytes > kPartBytes)
+    return parallel_for(count * cache.kv_heads, attend_all);
+
+  // Few blocks over long contexts: every segment is a chunk; then the parts of each block are folded in ascending
+  // order.
+  struct Part {
+    const Block& block;
+    int64_t kv_head, segment;
+    float* memory;
+    int64_t begin = 0;
+  };
+  std::vector<Part> parts;
+  parts.reserve(static_cast<size_t>(segments * cache.kv_heads));
+  thread_local Scratch scratch;
+  float* memory = scratch.get<float>(static_cast<size_t>(part_bytes / 4));
+  for (const Block& block : blocks)
+    for (int64_t h = 0; h < cache.kv_heads; ++h)
+      for (int64_t s = 0; s < block.segments(); ++s, memory += heads.state_floats(block))
+        parts.push_back({block, h, s, memory});
+  const auto state_of = [&](const Part& part) { return heads.state_at(part.memory, part.block); };
+  parallel_for(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+    Part& part = parts[i];
+    part.begin = heads.attend(kernel, part.block, part.kv_head, part.segment, state_of(part));
+  });
+  for (size_t i = 0; i < parts.size();) {
+    const Part& first = parts[i];
+    for (++i; i < parts.size() && parts[i].segment; ++i)
+      heads.merge(kernel, first.block, parts[i].begin, state_of(first), state_of(parts[i]));
+    heads.finish(kernel, first.block, first.kv_head, state_of(first), y);
+  }
+}
+
+}  // namespace bitnet

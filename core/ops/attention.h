@@ -1,0 +1,55 @@
+// Causal attention over a paged key-value cache.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+#include "kernels/kernels.h"
+#include "runtime/memory.h"
+#include "tensor.h"
+
+namespace bitnet {
+
+// Keys and values of all layers. Physical memory is taken when a block is first written.
+//
+//   block: [layer][keys, values][block_size / 16 pages];   page of keys: [kv_head][head_dim][16 positions], of values:
+//   [kv_head][16 positions][head_dim]
+class KVCache {
+ public:
+  KVCache(int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, DType dtype);
+
+  void copy_block(int64_t source, int64_t target);  // in every layer
+
+  int64_t layers, blocks, block_size, kv_heads, head_dim;
+  DType dtype;
+
+  int64_t pages_per_block() const { return block_size / kPagePositions; }
+  int64_t head_bytes() const { return head_dim * kPagePositions * (dtype == DType::F16 ? 2 : 4); }
+  int64_t page_bytes() const { return kv_heads * head_bytes(); }
+  int64_t part_bytes() const { return pages_per_block() * page_bytes(); }  // keys or values of a layer in a block
+  int64_t block_bytes() const { return 2 * layers * part_bytes(); }
+  int64_t nbytes() const { return blocks * block_bytes(); }
+  // The first page of a block's keys; its values follow after part_bytes().
+  uint8_t* keys(int64_t layer, int64_t block) const {
+    return memory_->data() + block * block_bytes() + 2 * layer * part_bytes();
+  }
+
+ private:
+  std::unique_ptr<Mapping> memory_;
+};
+
+// Tokens of B sequences on one axis: sequence b owns tokens starts[b] .. starts[b + 1] and the blocks of row b of
+// block_tables.
+struct Batch {
+  const int32_t* positions;
+  const int32_t* starts;
+  int64_t sequences;
+  Matrix<const int32_t> block_tables;
+};
+
+// Writes k and v (T, kv_heads * head_dim) at their positions, then lets token t attend positions 0 .. positions[t] of
+// its sequence. A sequence is cut at fixed positions, and its parts are folded in ascending order: neither batch nor
+// threads change a bit.
+void attention(Matrix<const float> q, const float* k, const float* v, KVCache& cache, int64_t layer, const Batch& batch,
+               float scale, float* y);
+
+}  // namespace bitnet

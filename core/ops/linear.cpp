@@ -1,0 +1,269 @@
+#include "ops/linear.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels/registry.h"
+#include "runtime/scratch.h"
+#include "runtime/thread_pool.h"
+
+namespace bitnet {
+namespace {
+
+constexpr int64_t kSerialElements = 32768;       // below this a fork costs more than it saves
+constexpr int64_t kTokenBlockBytes = 512 << 10;  // activations that stay in L2 while the weights of a chunk pass
+constexpr int64_t kMostRowGroups = 64;           // of a chunk: bounds the buffer of sums on the stack
+
+template <class Body>
+void for_each(int64_t count, int64_t elements, Body&& body) {
+  if (elements <= kSerialElements) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+  } else {
+    parallel_for(count, body);
+  }
+}
+
+// Quantised tokens as panels of up to kPanelTokens: panel p begins at p * kPanelTokens * padded.
+struct Activations {
+  const int8_t* panels;
+  const float* multipliers;
+  int64_t tokens, padded;
+
+  int64_t panel_tokens(int64_t p) const { return std::min<int64_t>(kPanelTokens, tokens - p * kPanelTokens); }
+  const int8_t* panel(int64_t p) const { return panels + p * kPanelTokens * padded; }
+};
+
+int64_t panels_of(int64_t tokens) { return ceil_div(tokens, kPanelTokens); }
+
+// Fills panels with the codes that `fill(t, to)` writes for token t, padded with zeros.
+template <class Fill>
+void make_panels(int64_t tokens, int64_t padded, int8_t* panels, Fill&& fill) {
+  const Kernels& kernel = kernels();
+  for_each(panels_of(tokens), tokens * padded, [&](int64_t p) {
+    const int64_t first = p * kPanelTokens, m = std::min<int64_t>(kPanelTokens, tokens - first);
+    int8_t* panel = panels + first * padded;
+    if (m == 1) return fill(first, panel);
+    thread_local Scratch scratch;
+    int8_t* codes = scratch.get<int8_t>(static_cast<size_t>(m * padded));
+    for (int64_t t = 0; t < m; ++t) fill(first + t, codes + t * padded);
+    kernel.pack_panel(codes, padded, m, panel);
+  });
+}
+
+// Sums of the codes, [panel][group][token], for weights with `group_blocks` blocks to a scale.
+struct Sums {
+  int64_t group_blocks;
+  std::vector<int32_t> values;
+  int64_t groups;
+
+  const int32_t* panel(int64_t p) const { return values.data() + p * groups * kPanelTokens; }
+};
+
+Sums sum_panels(const Activations& a, int64_t group_blocks) {
+  const int64_t blocks = a.padded / kBlockColumns, groups = ceil_div(blocks, group_blocks);
+  Sums sums{group_blocks, std::vector<int32_t>(static_cast<size_t>(panels_of(a.tokens) * groups * kPanelTokens)),
+            groups};
+  for_each(panels_of(a.tokens), a.tokens * a.padded, [&](int64_t p) {
+    kernels().sum_panel(a.panel(p), blocks, group_blocks, a.panel_tokens(p),
+                        sums.values.data() + p * groups * kPanelTokens);
+  });
+  return sums;
+}
+
+int64_t group_blocks_of(const TernaryWeight& w) { return w.group ? w.group / kBlockColumns : w.blocks(); }
+
+// Row groups [first, first + count) of w times the panels [panel, last): `emit(sums, row group, groups, panel)` takes
+// the results of each tile.
+template <class Emit>
+void ternary_chunk(const TernaryWeight& w, const Activations& a, const Sums& sums, bool scaled, int64_t first,
+                   int64_t count, int64_t panel, int64_t last, Emit&& emit) {
+  alignas(64) int32_t out[kMostRowGroups * kGroupRows];
+  const Kernels& kernel = kernels();
+  TernaryTask task{};
+  task.blocks = w.blocks();
+  task.group_blocks = sums.group_blocks;
+  task.out = out;
+  // One token takes the whole chunk in a stream; several take it two row groups at a time, which then stay in the
+  // cache.
+  const int64_t step = a.tokens == 1 ? count : 2;
+  for (int64_t g = first; g < first + count; g += step) {
+    task.row_groups = std::min(step, first + count - g);
+    task.weights = w.packed() + g * w.row_group_bytes();
+    task.group_scales = scaled ? w.kernel_scales() + g * (w.blocks() / task.group_blocks) * kGroupRows : nullptr;
+    for (int64_t p = panel; p < last; ++p) {
+      task.panel = a.panel(p);
+      task.sums = sums.panel(p);
+      task.tokens = a.panel_tokens(p);
+      kernel.ternary(task);
+      emit(out, g, task.row_groups, p);
+    }
+  }
+}
+
+void ternary_product(const TernaryWeight& w, const Activations& a, const Sums& sums, int64_t first, int64_t count,
+                     int64_t panel, int64_t last, float* y) {
+  const Kernels& kernel = kernels();
+  ternary_chunk(w, a, sums, w.group != 0, first, count, panel, last,
+                [&](const int32_t* out, int64_t g, int64_t groups, int64_t p) {
+                  const int64_t row = g * kGroupRows, rows = std::min(groups * kGroupRows, w.n - row),
+                                token = p * kPanelTokens;
+                  float* to = y + token * w.n + row;
+                  const float* multipliers = a.multipliers + token;
+                  if (w.group) {
+                    kernel.divide_rows(reinterpret_cast<const float*>(out), groups, a.panel_tokens(p), multipliers, to,
+                                       w.n, rows);
+                  } else {
+                    const int64_t step = w.per_row ? 1 : 0;
+                    kernel.scale_rows(out, groups, a.panel_tokens(p), w.kernel_scales() + step * row, step, multipliers,
+                                      to, w.n, rows);
+                  }
+                });
+}
+
+void dense_product(const DenseWeight& w, const float* x, int64_t ldx, int64_t first, int64_t count, int64_t token,
+                   int64_t last, float* y) {
+  DenseTask task{};
+  task.rows = w.rows() + first * w.row_bytes();
+  task.row_bytes = w.row_bytes();
+  task.count = count;
+  task.columns = w.columns();
+  task.dtype = w.dtype;
+  task.x = x + token * ldx;
+  task.ldx = ldx;
+  task.tokens = last - token;
+  task.y = y + token * w.n + first;
+  task.ldy = w.n;
+  kernels().dense(task);
+}
+
+// How the rows of one weight are dealt out: chunks of `step` row groups of 16.
+struct Share {
+  int64_t row_groups, step, first_chunk;
+};
+
+// Chunks of at most 256 KB of weights and at least 16 KB, eight or more a thread where there is enough: small ones at
+// the end of a job keep the threads from waiting for each other.
+int64_t row_groups_per_chunk(int64_t row_group_bytes, int64_t total_bytes) {
+  const int64_t bytes = std::clamp<int64_t>(total_bytes / (8 * threads()), 16 << 10, 256 << 10);
+  const int64_t groups = std::clamp<int64_t>(bytes / row_group_bytes, 1, kMostRowGroups);
+  return groups > 1 ? groups & ~int64_t{1} : 1;
+}
+
+}  // namespace
+
+void quantize(Matrix<const float> x, int8_t* codes, float* multipliers) {
+  const Kernels& kernel = kernels();
+  const int64_t whole = x.columns / kLanes * kLanes;
+  for_each(x.rows, x.size(), [&](int64_t t) {
+    int8_t* to = codes + t * x.columns;
+    if (whole == x.columns) {
+      multipliers[t] = kernel.quantize_row(x.row(t), x.columns, x.columns, to);
+      return;
+    }
+    thread_local Scratch scratch;
+    int8_t* padded = scratch.get<int8_t>(static_cast<size_t>(whole + kLanes));
+    multipliers[t] = kernel.quantize_row(x.row(t), x.columns, whole + kLanes, padded);
+    std::memcpy(to, padded, static_cast<size_t>(x.columns));
+  });
+}
+
+void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out) {
+  if (!q.rows) return;
+  const int64_t padded = round_up(q.columns, kBlockColumns);
+  thread_local Scratch scratch;
+  int8_t* panels = scratch.get<int8_t>(static_cast<size_t>(q.rows * padded));
+  make_panels(q.rows, padded, panels, [&](int64_t t, int8_t* to) {
+    std::memcpy(to, q.row(t), static_cast<size_t>(q.columns));
+    std::memset(to + q.columns, 0, static_cast<size_t>(padded - q.columns));
+  });
+  const Activations a{panels, nullptr, q.rows, padded};
+  const Sums sums = sum_panels(a, w.blocks());  // over the whole row, whatever its scales are
+  const int64_t step = row_groups_per_chunk(w.row_group_bytes(), w.nbytes());
+  parallel_for(ceil_div(w.row_groups(), step), [&](int64_t chunk) {
+    const int64_t first = chunk * step, count = std::min(step, w.row_groups() - first);
+    ternary_chunk(w, a, sums, false, first, count, 0, panels_of(q.rows),
+                  [&](const int32_t* sum, int64_t g, int64_t groups, int64_t p) {
+                    const int64_t m = a.panel_tokens(p);
+                    for (int64_t i = 0; i < groups; ++i)
+                      for (int64_t t = 0; t < m; ++t) {
+                        const int64_t row = (g + i) * kGroupRows, n = std::min<int64_t>(kGroupRows, w.n - row);
+                        std::memcpy(out + (p * kPanelTokens + t) * w.n + row, sum + (i * m + t) * kGroupRows,
+                                    static_cast<size_t>(n) * 4);
+                      }
+                  });
+  });
+}
+
+void linear(Matrix<const float> x, const Product* products, int64_t count) {
+  if (!x.rows) return;
+  thread_local Scratch panel_scratch, multiplier_scratch, x_scratch;
+  Activations a{nullptr, nullptr, x.rows, round_up(x.columns, kBlockColumns)};
+  std::vector<Sums> sums;          // one for each way of grouping
+  const float* padded_x = x.data;  // dense kernels read whole vectors
+  int64_t ldx = x.columns;
+
+  for (int64_t i = 0; i < count; ++i) {
+    if (const TernaryWeight* w = products[i].ternary) {
+      if (!a.panels) {
+        int8_t* panels = panel_scratch.get<int8_t>(static_cast<size_t>(x.rows * a.padded));
+        float* multipliers = multiplier_scratch.get<float>(static_cast<size_t>(x.rows));
+        const Kernels& kernel = kernels();
+        make_panels(x.rows, a.padded, panels, [&](int64_t t, int8_t* to) {
+          multipliers[t] = kernel.quantize_row(x.row(t), x.columns, a.padded, to);
+        });
+        a.panels = panels;
+        a.multipliers = multipliers;
+      }
+      const int64_t group_blocks = group_blocks_of(*w);
+      if (std::none_of(sums.begin(), sums.end(), [&](const Sums& s) { return s.group_blocks == group_blocks; }))
+        sums.push_back(sum_panels(a, group_blocks));
+    } else if (const int64_t columns = products[i].dense->columns(); columns > ldx) {
+      float* copy = x_scratch.get<float>(static_cast<size_t>(x.rows * columns));
+      for (int64_t t = 0; t < x.rows; ++t) {
+        std::memcpy(copy + t * columns, x.row(t), static_cast<size_t>(x.columns) * 4);
+        std::memset(copy + t * columns + x.columns, 0, static_cast<size_t>(columns - x.columns) * 4);
+      }
+      padded_x = copy;
+      ldx = columns;
+    }
+  }
+
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < count; ++i)
+    bytes += products[i].ternary ? products[i].ternary->nbytes() : products[i].dense->nbytes();
+  std::vector<Share> shares(static_cast<size_t>(count));
+  int64_t chunks = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const TernaryWeight* w = products[i].ternary;
+    const int64_t row_groups = w ? w->row_groups() : ceil_div(products[i].dense->n, kGroupRows);
+    const int64_t step =
+        row_groups_per_chunk(w ? w->row_group_bytes() : products[i].dense->row_bytes() * kGroupRows, bytes);
+    shares[i] = {row_groups, step, chunks};
+    chunks += ceil_div(row_groups, step);
+  }
+
+  // Tokens in blocks that stay in L2: all weights pass once for each block.
+  const int64_t block_panels = std::max<int64_t>(1, kTokenBlockBytes / (kPanelTokens * a.padded));
+  const int64_t panels = panels_of(x.rows);
+  parallel_for(ceil_div(panels, block_panels) * chunks, [&](int64_t index) {
+    const int64_t panel = index / chunks * block_panels, last = std::min(panels, panel + block_panels);
+    const int64_t chunk = index % chunks;
+    int64_t i = count - 1;
+    while (shares[i].first_chunk > chunk) --i;
+    const int64_t first = (chunk - shares[i].first_chunk) * shares[i].step,
+                  groups = std::min(shares[i].step, shares[i].row_groups - first);
+    if (const TernaryWeight* w = products[i].ternary) {
+      const Sums& s =
+          *std::find_if(sums.begin(), sums.end(), [&](const Sums& s) { return s.group_blocks == group_blocks_of(*w); });
+      ternary_product(*w, a, s, first, groups, panel, last, products[i].y);
+    } else {
+      const DenseWeight& d = *products[i].dense;
+      const int64_t row = first * kGroupRows;
+      dense_product(d, padded_x, ldx, row, std::min(groups * kGroupRows, d.n - row), panel * kPanelTokens,
+                    std::min(x.rows, last * kPanelTokens), products[i].y);
+    }
+  });
+}
+
+}  // namespace bitnet

@@ -1,0 +1,173 @@
+#include "ops/weights.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/registry.h"
+#include "runtime/thread_pool.h"
+#include "tensor.h"
+
+namespace bitnet {
+namespace {
+
+// splitmix64: a bijection of counters, so that every thread can begin anywhere.
+uint64_t mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// The 81 bytes whose four bit pairs are all below 3.
+constexpr std::array<uint8_t, 81> kTernaryBytes = [] {
+  std::array<uint8_t, 81> bytes{};
+  for (int i = 0; i < 81; ++i) bytes[i] = static_cast<uint8_t>(i % 3 | i / 3 % 3 << 2 | i / 9 % 3 << 4 | i / 27 << 6);
+  return bytes;
+}();
+
+int64_t dtype_bytes(DType dtype) { return dtype == DType::F32 ? 4 : dtype == DType::Q8_0 ? 1 : 2; }
+
+// Rows of one parallel chunk, so that it moves about 1 MB.
+int64_t chunk_rows(int64_t row_bytes) { return std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, row_bytes)); }
+
+void check_shape(int64_t n, int64_t k) {
+  if (n < 1 || k < 1 || n > INT64_C(1) << 32 || k > 524288)
+    throw std::invalid_argument("a weight of shape (" + std::to_string(n) + ", " + std::to_string(k) +
+                                "): both must be at least 1, and k at most 524288.");
+}
+
+}  // namespace
+
+TernaryWeight::TernaryWeight(int64_t n, int64_t k, std::vector<float> given, int64_t group, bool per_row)
+    : n(n), k(k), group(group), per_row(per_row), scales(std::move(given)) {
+  check_shape(n, k);
+  if (group && (group % kBlockColumns || k % group))
+    throw std::invalid_argument("a scale for every " + std::to_string(group) + " of " + std::to_string(k) +
+                                " columns: a group must be a multiple of 16 that divides k.");
+  buffer_ = allocate_weights(static_cast<size_t>(row_groups() * row_group_bytes()));
+  if (group) {
+    const int64_t groups = k / group;
+    kernel_scales_.assign(static_cast<size_t>(row_groups() * groups * kGroupRows), 0.0f);
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t g = 0; g < groups; ++g)
+        kernel_scales_[(r / kGroupRows * groups + g) * kGroupRows + r % kGroupRows] = scales[r * groups + g];
+  } else {
+    kernel_scales_ = scales;
+    if (per_row) kernel_scales_.resize(static_cast<size_t>(row_groups() * kGroupRows), 0.0f);
+  }
+}
+
+TernaryWeight::TernaryWeight(const int8_t* codes, int64_t n, int64_t k, std::vector<float> given, int64_t group,
+                             bool per_row)
+    : TernaryWeight(n, k, std::move(given), group, per_row) {
+  const Kernels& kernel = kernels();
+  std::atomic<bool> sound{true};
+  const int64_t step = ceil_div(chunk_rows(k), kGroupRows);
+  parallel_for(ceil_div(row_groups(), step), [&](int64_t chunk) {
+    for (int64_t g = chunk * step; g < std::min(row_groups(), (chunk + 1) * step); ++g) {
+      const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
+      if (!kernel.pack_rows(codes + g * kGroupRows * k, k, rows, buffer_.data + g * row_group_bytes())) sound = false;
+    }
+  });
+  if (!sound) throw std::invalid_argument("ternary codes must be -1, 0 or 1; found another value.");
+}
+
+TernaryWeight TernaryWeight::random(int64_t n, int64_t k, uint64_t seed, float scale) {
+  TernaryWeight w(n, k, {scale}, 0, false);
+  const int64_t step = ceil_div(1 << 20, w.row_group_bytes());
+  parallel_for(ceil_div(w.row_groups(), step), [&](int64_t chunk) {
+    const int64_t last = std::min(w.row_groups(), (chunk + 1) * step);
+    for (int64_t g = chunk * step; g < last; ++g) {
+      uint8_t* block = w.buffer_.data + g * w.row_group_bytes();
+      for (int64_t i = 0; i < w.row_group_bytes(); i += 4) {
+        const uint64_t bits = mix(seed * 0xd1342543de82ef95u + static_cast<uint64_t>(g * w.row_group_bytes() + i));
+        for (int j = 0; j < 4; ++j) block[i + j] = kTernaryBytes[(bits >> (16 * j) & 0xffff) * 81 >> 16];
+      }
+      // What only pads holds the code of zero.
+      const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
+      std::array<uint8_t, 4> keep{}, zero{};  // of the last block, by j
+      for (int64_t c = 0; c < kBlockColumns; ++c) {
+        const bool real = (w.blocks() - 1) * kBlockColumns + c < k;
+        (real ? keep : zero)[c % 4] |= static_cast<uint8_t>((real ? 3 : 1) << 2 * (c / 4));
+      }
+      uint8_t* tail = block + (w.blocks() - 1) * kBlockBytes;
+      for (int i = 0; i < kBlockBytes; ++i) tail[i] = static_cast<uint8_t>((tail[i] & keep[i % 4]) | zero[i % 4]);
+      for (int64_t b = 0; b < w.blocks() && rows < kGroupRows; ++b)
+        std::memset(block + b * kBlockBytes + 4 * rows, 0x55, static_cast<size_t>(4 * (kGroupRows - rows)));
+    }
+  });
+  return w;
+}
+
+void TernaryWeight::codes(int8_t* out) const {
+  const Kernels& kernel = kernels();
+  parallel_for(row_groups(), [&](int64_t g) {
+    const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
+    kernel.unpack_rows(packed() + g * row_group_bytes(), k, rows, out + g * kGroupRows * k);
+  });
+}
+
+float TernaryWeight::scale_of(int64_t row, int64_t column) const {
+  if (group) return scales[static_cast<size_t>(row * (k / group) + column / group)];
+  return scales[per_row ? static_cast<size_t>(row) : 0];
+}
+
+DenseWeight::DenseWeight(int64_t n, int64_t k, DType dtype) : n(n), k(k), dtype(dtype) {
+  check_shape(n, k);
+  if (dtype == DType::Q8_0 && k % kQ8Block)
+    throw std::invalid_argument("a Q8_0 matrix with rows of " + std::to_string(k) +
+                                " columns: they must be a multiple of 32.");
+  // A row of Q8_0 is its codes and then its scales, so that one stream carries both.
+  row_bytes_ = dtype == DType::Q8_0 ? round_up(k + k / kQ8Block * 2, 64) : columns() * dtype_bytes(dtype);
+  buffer_ = allocate_weights(static_cast<size_t>(n * row_bytes_));
+}
+
+int64_t DenseWeight::columns() const { return round_up(k, dtype == DType::Q8_0 ? kQ8Block : kLanes); }
+
+DenseWeight::DenseWeight(const void* data, int64_t n, int64_t k, DType dtype, const uint16_t* scales)
+    : DenseWeight(n, k, dtype) {
+  const size_t bytes = static_cast<size_t>(k * dtype_bytes(dtype));
+  const int64_t step = chunk_rows(row_bytes_);
+  parallel_for(ceil_div(n, step), [&](int64_t chunk) {
+    for (int64_t r = chunk * step; r < std::min(n, (chunk + 1) * step); ++r) {
+      uint8_t* row = buffer_.data + r * row_bytes_;
+      std::memcpy(row, static_cast<const uint8_t*>(data) + static_cast<size_t>(r) * bytes, bytes);
+      if (dtype == DType::Q8_0)
+        std::memcpy(row + k, scales + r * (k / kQ8Block), static_cast<size_t>(k / kQ8Block * 2));
+    }
+  });
+}
+
+DenseWeight DenseWeight::random(int64_t n, int64_t k, DType dtype, uint64_t seed, float scale) {
+  DenseWeight w(n, k, dtype);
+  const Kernels& kernel = kernels();
+  const int64_t step = chunk_rows(w.row_bytes_);
+  uint16_t step_of_code = 0;  // Q8_0: codes of the whole range times this
+  const float code_scale = scale / 128;
+  kernel.encode_f16(&code_scale, 1, &step_of_code);
+  parallel_for(ceil_div(n, step), [&](int64_t chunk) {
+    std::vector<float> values(static_cast<size_t>(k));
+    for (int64_t r = chunk * step; r < std::min(n, (chunk + 1) * step); ++r) {
+      uint8_t* row = w.buffer_.data + r * w.row_bytes_;
+      for (int64_t i = 0; i < k; ++i) {
+        const uint64_t bits = mix(seed * 0xd1342543de82ef95u + static_cast<uint64_t>(r * k + i));
+        values[i] = (static_cast<float>(bits >> 40) * 0x1p-23f - 1.0f) * scale;
+        if (dtype == DType::Q8_0) row[i] = static_cast<uint8_t>(bits >> 56);
+        if (dtype == DType::BF16)
+          reinterpret_cast<uint16_t*>(row)[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(values[i]) >> 16);
+      }
+      if (dtype == DType::F32) std::memcpy(row, values.data(), static_cast<size_t>(k) * 4);
+      if (dtype == DType::F16) kernel.encode_f16(values.data(), k, reinterpret_cast<uint16_t*>(row));
+      if (dtype == DType::Q8_0)
+        for (int64_t b = 0; b < k / kQ8Block; ++b) std::memcpy(row + k + 2 * b, &step_of_code, 2);
+    }
+  });
+  return w;
+}
+
+}  // namespace bitnet

@@ -1,0 +1,64 @@
+// Matrices (n outputs, k inputs) in the form that the kernels read, each in memory of its own.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "runtime/memory.h"
+
+namespace bitnet {
+
+class TernaryWeight {
+ public:
+  // codes (n, k) of -1, 0, 1; scales: one, n (per_row) or n * (k / group) values. std::invalid_argument for other codes
+  // or a group that is no multiple of 16 (0: no groups).
+  TernaryWeight(const int8_t* codes, int64_t n, int64_t k, std::vector<float> scales, int64_t group, bool per_row);
+
+  // Uniform -1, 0, 1 with one scale: the same bytes for the same seed on every machine.
+  static TernaryWeight random(int64_t n, int64_t k, uint64_t seed, float scale);
+
+  void codes(int8_t* out) const;  // (n, k)
+
+  int64_t n, k;
+  int64_t group = 0;          // columns that share a scale; 0 where one scale serves the whole row
+  bool per_row = false;       // one scale for each row
+  std::vector<float> scales;  // as given
+
+  int64_t row_groups() const { return (n + kGroupRows - 1) / kGroupRows; }
+  int64_t blocks() const { return (k + kBlockColumns - 1) / kBlockColumns; }
+  int64_t row_group_bytes() const { return blocks() * kBlockBytes; }
+  int64_t nbytes() const { return row_groups() * row_group_bytes() + static_cast<int64_t>(scales.size()) * 4; }
+  float scale_of(int64_t row, int64_t column) const;
+
+  const uint8_t* packed() const { return buffer_.data; }
+  const float* kernel_scales() const { return kernel_scales_.data(); }
+
+ private:
+  TernaryWeight(int64_t n, int64_t k, std::vector<float> scales, int64_t group, bool per_row);
+  Buffer buffer_;
+  std::vector<float> kernel_scales_;  // one; [padded n]; or [row_group][group][16]
+};
+
+class DenseWeight {
+ public:
+  // data (n, k): float, uint16_t bits of f16 or bf16, or int8_t codes of Q8_0 with f16 scales (n, k / 32).
+  DenseWeight(const void* data, int64_t n, int64_t k, DType dtype, const uint16_t* scales);
+
+  // Uniform in [-scale, scale): the same values for the same seed on every machine.
+  static DenseWeight random(int64_t n, int64_t k, DType dtype, uint64_t seed, float scale);
+
+  int64_t n, k;
+  DType dtype;
+
+  int64_t columns() const;  // k padded to what the kernels read at once
+  int64_t row_bytes() const { return row_bytes_; }
+  int64_t nbytes() const { return n * row_bytes_; }
+  const uint8_t* rows() const { return buffer_.data; }
+
+ private:
+  DenseWeight(int64_t n, int64_t k, DType dtype);
+  int64_t row_bytes_ = 0;
+  Buffer buffer_;
+};
+
+}  // namespace bitnet

@@ -1,0 +1,5 @@
+"""`python -m bitnet` is `bitnet`."""
+
+from bitnet.cli.main import main
+
+main()

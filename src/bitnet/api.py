@@ -1,0 +1,212 @@
+"""The door most people come through: a model that generates, streams, chats and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import bitnet.formats
+from bitnet import backends, models
+from bitnet.engine import LLM, EngineConfig, Output, SamplingParams, Sequence, TokenLogprob
+from bitnet.errors import ParameterError, UnsupportedError
+from bitnet.models.load import Progress
+from bitnet.tokenizer import ChatTemplate, Tokenizer, chat_template_for
+
+BUILTIN = "stories.gguf"
+Messages = Items[Mapping[str, Any]]
+
+
+def builtin_model() -> Path:
+    """The file of the model that ships with the package."""
+    return Path(str(files("bitnet") / "builtin" / BUILTIN))
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Of one generation: counts of tokens, seconds from request to first token and from there to the last."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    prompt_seconds: float
+    generated_seconds: float
+    finish_reason: str
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> Stats:
+        first = sequence.first_token or sequence.finished
+        return cls(
+            len(sequence.prompt),
+            len(sequence.output),
+            first - sequence.arrived,
+            sequence.finished - first,
+            sequence.finish_reason,
+        )
+
+
+class BitNet:
+    """A ternary language model, opened from a GGUF file or a Hugging Face folder.
+
+    model: a path, or nothing for the model that ships with the package. threads: 0 uses every processor this process
+    may use. backend: "cpu", or "reference" for the slow definition in NumPy. The remaining arguments are those of
+    EngineConfig: ctx_size, max_sequences, chunk, kv.
+
+    Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError when
+    the weights would not fit into memory (`force=True` tries all the same).
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        threads: int = 0,
+        backend: str = "cpu",
+        progress: Progress = lambda done, total: None,
+        force: bool = False,
+        **engine: Any,
+    ) -> None:
+        config = keyword_config(EngineConfig, engine)
+        ops = backends.make(backend)
+        if backend == "cpu":
+            set_threads(threads)
+        self.path = Path(model) if model is not None else builtin_model()
+        with bitnet.formats.open(self.path) as checkpoint:
+            self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
+            decoder = models.load(checkpoint, ops, progress, force)
+            self.chat_template: ChatTemplate = chat_template_for(checkpoint, self.tokenizer)
+        if self.tokenizer.vocab_size > decoder.config.vocab_size:
+            raise UnsupportedError(
+                f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, "
+                f"the embedding {decoder.config.vocab_size} rows."
+            )
+        self.llm = LLM(decoder, self.tokenizer, config)
+        self.stats: Stats | None = None  # of the last generation
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> BitNet:
+        """Open a model by path."""
+        return cls(name, **options)
+
+    @overload
+    def generate(self, prompt: str, max_tokens: int | None = 50, **sampling: Any) -> str: ...
+    @overload
+    def generate(self, prompt: list[str], max_tokens: int | None = 50, **sampling: Any) -> list[str]: ...
+    def generate(self, prompt: str | list[str], max_tokens: int | None = 50, **sampling: Any) -> str | list[str]:
+        """What the model writes after `prompt`; a list of prompts is worked on together.
+
+        sampling: any field of SamplingParams (temperature, top_k, top_p, min_p, seed, stop ...).
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        params = sampling_params(max_tokens, sampling)
+        sequences = [self.llm.add_request(self.tokenize(p), params) for p in prompts]
+        texts = dict.fromkeys(sequences, "")
+        for output in self.run(sequences):
+            texts[output.sequence] += output.text
+        if sequences:
+            self.stats = Stats.of(sequences[-1])
+        return list(texts.values()) if isinstance(prompt, list) else texts[sequences[0]]
+
+    def stream(self, prompt: str, max_tokens: int | None = 50, **sampling: Any) -> Iterator[str]:
+        """As `generate`, in pieces as they come; leaving the loop early stops the work."""
+        return self.stream_ids(self.tokenize(prompt), sampling_params(max_tokens, sampling))
+
+    @overload
+    def chat(
+        self,
+        messages: str | Messages,
+        max_tokens: int | None = None,
+        *,
+        stream: Literal[False] = False,
+        **sampling: Any,
+    ) -> str: ...
+    @overload
+    def chat(
+        self, messages: str | Messages, max_tokens: int | None = None, *, stream: Literal[True], **sampling: Any
+    ) -> Iterator[str]: ...
+    def chat(
+        self, messages: str | Messages, max_tokens: int | None = None, *, stream: bool = False, **sampling: Any
+    ) -> str | Iterator[str]:
+        """The model's answer to a conversation.
+
+        messages: what the user says, or a list of {"role": "system" | "user" | "assistant", "content": text}.
+        """
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        ids = self.chat_template.apply(messages, self.tokenizer)
+        params = sampling_params(max_tokens, sampling)
+        pieces = self.stream_ids(ids, replace(params, stop=params.stop + self.chat_template.stop))
+        return pieces if stream else "".join(pieces)
+
+    def stream_ids(self, ids: Items[int], params: SamplingParams) -> Iterator[str]:
+        """Text pieces after a prompt of token ids."""
+        sequence = self.llm.add_request(ids, params)
+        return self._pieces(sequence)
+
+    def run(self, sequences: list[Sequence]) -> Iterator[Output]:
+        """The outputs of queued sequences as they come; raises the error of the first that fails."""
+        for output in self.llm.run(sequences):
+            if output.sequence.error:
+                raise output.sequence.error
+            yield output
+
+    def _pieces(self, sequence: Sequence) -> Iterator[str]:
+        for output in self.run([sequence]):
+            if output.text:
+                yield output.text
+        self.stats = Stats.of(sequence)
+
+    def tokenize(self, text: str, add_special: bool = True) -> list[int]:
+        """Token ids of `text`, with the begin-of-text token where the model wants one."""
+        return self.tokenizer.encode(text, add_special=add_special)
+
+    def detokenize(self, ids: Items[int]) -> str:
+        return self.tokenizer.decode(list(ids))
+
+    def score(self, text: str, top: int = 0) -> list[TokenLogprob]:
+        """The natural log-probability of every token of `text` after its first, given those before it."""
+        params = SamplingParams(max_tokens=0, logprobs=top or None)
+        sequence = self.llm.add_request(self.tokenize(text), params, score_prompt=True)
+        for _ in self.run([sequence]):
+            pass
+        return sequence.prompt_logprobs
+
+    def close(self) -> None:
+        """Give the model's memory back; the object cannot be used afterwards."""
+        del self.llm
+
+    def __enter__(self) -> BitNet:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def sampling_params(max_tokens: int | None, sampling: Mapping[str, Any]) -> SamplingParams:
+    stop = sampling.get("stop")
+    if isinstance(stop, (str, list)):
+        sampling = {**sampling, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    return replace(keyword_config(SamplingParams, sampling), max_tokens=max_tokens)
+
+
+Options = TypeVar("Options", EngineConfig, SamplingParams)
+
+
+def keyword_config(kind: type[Options], given: Mapping[str, Any]) -> Options:
+    """`kind(**given)`, with an error that names the fields when one is unknown."""
+    unknown = given.keys() - kind.__dataclass_fields__.keys()
+    if unknown:
+        known = ", ".join(kind.__dataclass_fields__)
+        raise ParameterError(f"There is no option {', '.join(sorted(unknown))}.", f"Known: {known}.")
+    return kind(**given)
+
+
+def set_threads(threads: int) -> None:
+    """Use this many processors; 0 uses all that are allowed."""
+    import bitnet._core as _core
+
+    if not 0 <= threads <= 1024:
+        raise ParameterError(f"threads is {threads}; expected 0 to 1024.")
+    _core.set_threads(threads or _core.default_threads())

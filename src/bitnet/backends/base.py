@@ -1,0 +1,138 @@
+"""The operations that a model is written in. A backend is a meaning for them.
+
+T is the number of tokens in a step, on one flat axis; B the number of sequences they belong to; S the number of rows
+whose logits are wanted. Activations are flat float32 rows (T, d); heads lie side by side in a row, head-major.
+A model never looks inside an activation: that is what lets NumPy, C++, PyTorch and TVM run the same file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet.quant.tensor import Tensor
+
+Value = Any  # an activation, in the backend's own type
+Weight = Any  # a parameter, as the backend keeps it
+Cache = Any  # keys and values of every layer, as the backend keeps them
+Ints = NDArray[np.int32]
+
+BLOCK_SIZE = 16  # positions in a block of the paged cache
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one run of the model works on, beside the numbers that flow through it.
+
+    ids: (T,) token ids of all sequences, one after the other.
+    positions: (T,) place of each token in its sequence; consecutive within a sequence.
+    starts: (B + 1,) sequence b owns the flat rows starts[b] to starts[b + 1].
+    want: (S,) flat rows whose logits are wanted.
+    block_tables: (B, blocks) cache block of each run of BLOCK_SIZE positions; -1 where there is none.
+    """
+
+    ids: Ints
+    positions: Ints
+    starts: Ints
+    want: Ints
+    block_tables: Ints
+
+    @classmethod
+    def whole(cls, ids: Sequence[int], want: Sequence[int] | None = None) -> Step:
+        """One sequence from its first token, its blocks numbered from 0; all rows wanted unless told otherwise."""
+        count = len(ids)
+        blocks = -(-count // BLOCK_SIZE)
+        return cls(
+            ids=np.asarray(ids, np.int32),
+            positions=np.arange(count, dtype=np.int32),
+            starts=np.array([0, count], np.int32),
+            want=np.asarray(range(count) if want is None else want, np.int32),
+            block_tables=np.arange(blocks, dtype=np.int32)[None],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embedding (arXiv:2104.09864).
+
+    style: "neox" turns pairs (i, i + d/2); "interleaved" pairs (2i, 2i + 1), as GGUF's llama files store q and k.
+    factors: (d / 2,) divisors of the frequencies, as Llama 3.1's long-context scaling has them.
+    """
+
+    theta: float
+    head_dim: int
+    style: str = "neox"
+    factors: tuple[float, ...] | None = None
+
+    def angles(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Cosines and sines (count, head_dim / 2) of positions 0 to count - 1, computed in float64."""
+        frequencies = self.theta ** -(np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
+        if self.factors is not None:
+            frequencies = frequencies / np.asarray(self.factors, np.float64)
+        angles = np.arange(count, dtype=np.float64)[:, None] * frequencies
+        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+class Ops(ABC):
+    """A backend. Weights go in through `put` once; the other methods are the operations."""
+
+    name: str
+
+    @abstractmethod
+    def put(self, tensor: Tensor) -> Weight:
+        """Take a weight into the backend's own memory and layout."""
+
+    @abstractmethod
+    def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> Cache:
+        """A cache of `blocks` blocks of BLOCK_SIZE positions in every layer; dtype "f32" or "f16"."""
+
+    @abstractmethod
+    def embed(self, ids: Ints, table: Weight) -> Value:
+        """(T,) and (vocab, d) -> (T, d)."""
+
+    @abstractmethod
+    def rms_norm(self, x: Value, weight: Weight, eps: float) -> Value:
+        """(T, d) -> (T, d): x / sqrt(mean(x^2) + eps) * weight."""
+
+    @abstractmethod
+    def linear(self, x: Value, *weights: Weight) -> tuple[Value, ...]:
+        """(T, k) times each (n, k) -> one (T, n) for each weight.
+
+        The weight decides the arithmetic: a ternary one quantises x to int8 (once for all of them, per token) and
+        multiplies exactly in integers, then scales; a dense one multiplies in float32.
+        """
+
+    @abstractmethod
+    def rope(self, x: Value, positions: Ints, rope: Rope) -> Value:
+        """(T, heads * head_dim) -> the same, each head turned by its position."""
+
+    @abstractmethod
+    def attention(self, q: Value, k: Value, v: Value, cache: Cache, layer: int, step: Step, head_dim: int) -> Value:
+        """(T, H * D), (T, Hkv * D) twice -> (T, H * D).
+
+        Writes k and v into the cache, then each row looks at its own sequence up to itself; scale 1 / sqrt(D).
+        """
+
+    @abstractmethod
+    def gate(self, act: str, g: Value, u: Value) -> Value:
+        """(T, f) twice -> act(g) * u; act is "silu", "relu2" or "gelu"."""
+
+    @abstractmethod
+    def add(self, x: Value, y: Value) -> Value:
+        """(T, d) twice -> (T, d)."""
+
+    @abstractmethod
+    def take(self, x: Value, rows: Ints) -> Value:
+        """(T, d) -> (S, d)."""
+
+    @abstractmethod
+    def head(self, x: Value, weight: Weight) -> Value:
+        """(S, d) and (vocab, d) -> logits (S, vocab). Never quantises x: the output head works in float."""
+
+
+Weights = Mapping[str, Weight]

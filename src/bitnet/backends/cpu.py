@@ -1,0 +1,78 @@
+"""The C++ core as a backend: packed weights, integer kernels for this machine's instruction set, paged cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import bitnet._core as _core
+from bitnet.backends.base import BLOCK_SIZE, Ints, Ops, Rope, Step
+from bitnet.quant.tensor import Tensor, TernaryTensor
+
+Floats = NDArray[np.float32]
+Matrix = _core.TernaryWeight | _core.DenseWeight
+
+
+class CPU(Ops):
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self._angles: dict[Rope, tuple[Floats, Floats]] = {}
+
+    def put(self, tensor: Tensor) -> Matrix | Floats:
+        if isinstance(tensor, TernaryTensor):
+            return _core.TernaryWeight(tensor.codes, tensor.scales)
+        if len(tensor.shape) == 1:
+            return tensor.dequantize()
+        return _core.DenseWeight(tensor.data, tensor.dtype, tensor.scales)
+
+    def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> _core.KVCache:
+        return _core.KVCache(layers, blocks, BLOCK_SIZE, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype.upper())
+
+    def embed(self, ids: Ints, table: Matrix) -> Floats:
+        return _core.embed(table, ids)
+
+    def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
+        return _core.rms_norm(x, weight, eps)
+
+    def linear(self, x: Floats, *weights: Matrix) -> tuple[Floats, ...]:
+        return tuple(_core.linear(x, list(weights)))
+
+    def rope(self, x: Floats, positions: Ints, rope: Rope) -> Floats:
+        cos, sin = self.angles(rope, int(positions.max()) + 1)
+        return _core.rope(x, cos, sin, positions, rope.head_dim, rope.style == "interleaved")
+
+    def angles(self, rope: Rope, count: int) -> tuple[Floats, Floats]:
+        """Cosines and sines of at least `count` positions; the table grows by doubling."""
+        known = self._angles.get(rope)
+        if known is None or len(known[0]) < count:
+            known = self._angles[rope] = rope.angles(
+                max(count, 256) if known is None else max(count, 2 * len(known[0]))
+            )
+        return known
+
+    def attention(
+        self, q: Floats, k: Floats, v: Floats, cache: _core.KVCache, layer: int, step: Step, head_dim: int
+    ) -> Floats:
+        return _core.attention(
+            q, k, v, cache, layer, step.positions, step.starts, step.block_tables, head_dim, head_dim**-0.5
+        )
+
+    def gate(self, act: str, g: Floats, u: Floats) -> Floats:
+        return _core.gate(g, u, act)
+
+    def add(self, x: Floats, y: Floats) -> Floats:
+        return _core.add(x, y)
+
+    def take(self, x: Floats, rows: Ints) -> Floats:
+        return x[rows]
+
+    def head(self, x: Floats, weight: Matrix) -> Floats:
+        return _core.linear(x, [weight])[0] if len(x) else np.empty((0, weight.shape[0]), np.float32)
+
+
+def weight_bytes(weights: dict[str, Any]) -> int:
+    """Bytes that the weights occupy, a tied table counted once."""
+    return sum(w.nbytes for w in {id(w): w for w in weights.values()}.values())

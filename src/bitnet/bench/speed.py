@@ -1,0 +1,136 @@
+"""How long the engine takes to read a prompt and to generate, at a depth of context, on fixed token ids.
+
+The steps are the engine's own: a Scheduler cuts them, a Runner runs them. Only sampling and text are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bitnet.backends.base import BLOCK_SIZE
+from bitnet.engine import SamplingParams, Sequence
+from bitnet.engine.kv_cache import BlockPool
+from bitnet.engine.runner import Runner
+from bitnet.engine.sampling import Floats
+from bitnet.engine.scheduler import Scheduler
+from bitnet.models import Decoder
+
+WARM_UP = 8  # tokens generated before the clock runs
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """Read `n_prompt` tokens, then generate `n_gen`, after `n_depth` tokens that are not timed."""
+
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0
+
+    __test__ = False  # not one of pytest's
+
+    @property
+    def name(self) -> str:
+        parts = [f"pp{self.n_prompt}"] * bool(self.n_prompt) + [f"tg{self.n_gen}"] * bool(self.n_gen)
+        return "+".join(parts) + (f" @ d{self.n_depth}" if self.n_depth else "")
+
+    @property
+    def tokens(self) -> int:
+        return self.n_prompt + self.n_gen
+
+    @property
+    def positions(self) -> int:
+        return self.n_depth + self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """samples_ns: of each repetition. logits_hash: of the last logits; "varies" where repetitions differ."""
+
+    samples_ns: tuple[int, ...]
+    logits_hash: str
+
+
+def measure(
+    model: Decoder, test: Test, repetitions: int, chunk: int, kv: str, progress: Callable[[int], None]
+) -> Timing:
+    """Warm up, then time each repetition on an empty cache, telling `progress` how many are done before each."""
+    blocks = -(-(test.positions + 1) // BLOCK_SIZE)
+    runner = Runner(model, blocks, kv)
+    warm = Test(min(test.n_prompt, chunk), min(test.n_gen, WARM_UP))
+    Run(runner, blocks, chunk).timed(warm)
+    samples, hashes = [], set()
+    for done in range(repetitions):
+        progress(done)
+        elapsed, logits = Run(runner, blocks, chunk).timed(test)
+        samples.append(elapsed)
+        hashes.add(logits_hash(logits))
+    return Timing(tuple(samples), hashes.pop() if len(hashes) == 1 else "varies")
+
+
+class Run:
+    """One sequence from an empty cache."""
+
+    def __init__(self, runner: Runner, blocks: int, chunk: int) -> None:
+        self.runner = runner
+        self.scheduler = Scheduler(BlockPool(blocks), 1, chunk)
+        self.sequence = Sequence(0, [], SamplingParams())
+        self.scheduler.add(self.sequence)
+
+    def timed(self, test: Test) -> tuple[int, Floats]:
+        """Nanoseconds without the depth, and the last logits (vocab,)."""
+        ids = token_ids(test.positions, self.runner.model.config.vocab_size)
+        prompt = test.n_depth + test.n_prompt
+        logits = self.read(ids[: test.n_depth])
+        start = time.perf_counter_ns()
+        logits = self.read(ids[test.n_depth : prompt], logits)
+        for token in ids[prompt:]:
+            self.sequence.append(token)
+            logits = self.step()
+        return time.perf_counter_ns() - start, logits[-1]
+
+    def read(self, ids: list[int], logits: Any = None) -> Any:
+        """The logits after `ids`, which go through in chunks; those given where there are none."""
+        self.sequence.prompt += ids
+        while self.sequence.computed < len(self.sequence):
+            logits = self.step()
+        return logits
+
+    def step(self) -> Floats:
+        chunks = self.scheduler.schedule()
+        logits = self.runner.run(chunks)
+        self.sequence.computed = chunks[0].end
+        return logits[0]
+
+
+def token_ids(count: int, vocab_size: int) -> list[int]:
+    """The same ids everywhere, spread over the vocabulary (multiples of the golden ratio, modulo 1)."""
+    return [int(vocab_size * (i * 0.6180339887498949 % 1)) for i in range(1, count + 1)]
+
+
+def logits_hash(logits: Floats) -> str:
+    """Eight hex digits: two machines that print the same computed the same."""
+    return hashlib.sha256(np.ascontiguousarray(logits, "<f4").tobytes()).hexdigest()[:8]
+
+
+def weight_bytes(model: Decoder) -> int:
+    """Bytes of weights that generating one token reads: all but the embedding, of which it reads a row."""
+    read = {id(w): w for name, w in model.weights.items() if name != "embed_tokens"}
+    return sum(stored_bytes(w) for w in read.values())
+
+
+def stored_bytes(weight: Any) -> int:
+    parts = [weight] if hasattr(weight, "nbytes") else [getattr(weight, n, None) for n in ("codes", "data", "scales")]
+    return sum(int(part.nbytes) for part in parts if part is not None)
+
+
+def kv_bytes(model: Decoder, test: Test, kv: str) -> float:
+    """Bytes of cached keys and values that generating one token of `test` reads, on average."""
+    c = model.config
+    seen = test.n_depth + test.n_prompt + (test.n_gen + 1) / 2
+    return seen * c.num_hidden_layers * 2 * c.num_key_value_heads * c.head_dim * (2 if kv == "f16" else 4)

@@ -1,0 +1,33 @@
+"""`bitnet inspect`: show what a model file holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitnet.cli.options import AsJson
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="GGUF file or Hugging Face folder.")],
+    tensors: Annotated[bool, typer.Option("--tensors/--no-tensors", help="List every tensor.")] = True,
+    histogram: Annotated[
+        bool, typer.Option("--histogram", help="Count -1, 0 and +1 in the ternary tensors; reads all of them.")
+    ] = False,
+    sha256: Annotated[bool, typer.Option("--sha256", help="Hash the files.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    import bitnet.formats
+    from bitnet.cli.inspection import inspect
+
+    with bitnet.formats.open(file) as checkpoint:
+        found = inspect(checkpoint, file, histogram, sha256)
+    if as_json:
+        print(json.dumps(found if tensors else {**found, "tensors": []}))
+        return
+    from bitnet.cli.inspection_tables import show
+
+    show(found, tensors)

@@ -1,0 +1,88 @@
+"""Options that several commands share, and those that are read off SamplingParams.
+
+A command writes `**sampling: Any` where it wants the sampling options; `complete` puts them in its place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from bitnet.cli.failures import forget_output
+
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="GGUF file or Hugging Face folder; absent: the built-in model.")
+]
+Threads = Annotated[int, typer.Option("--threads", "-t", min=0, max=1024, help="Processors to use; 0: all allowed.")]
+CtxSize = Annotated[int, typer.Option("--ctx-size", "-c", min=0, help="Tokens of context; 0: the model's own.")]
+KV = Annotated[str, typer.Option("--kv", help='Type of the cached keys and values, "f16" or "f32".')]
+Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
+Force = Annotated[bool, typer.Option("--force", help="Load a model that seems too large for the memory.")]
+AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
+Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+# Spellings beside the field's own name.
+SPELLINGS = {
+    "max_tokens": ("-n",),
+    "temperature": ("--temp",),
+    "repetition_penalty": ("--repeat-penalty",),
+    "seed": ("-s",),
+}
+NOT_HERE = ("logprobs",)  # fields that only the library and the server use
+
+
+def complete(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` as typer wants it: the sampling options in place of `**sampling`, and --debug."""
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        wanted = sampling_options() if parameter.kind is inspect.Parameter.VAR_KEYWORD else [parameter]
+        parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in wanted]
+    # main() looks for --debug itself, as it must know of it even where the arguments cannot be parsed.
+    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
+
+    def call(debug: bool, **values: Any) -> None:
+        try:
+            command(**values)
+        except BrokenPipeError:
+            raise typer.Exit(forget_output()) from None
+
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {}
+    return call
+
+
+def sampling_options() -> list[inspect.Parameter]:
+    """One option for each field of SamplingParams: its name, help, bounds and default are the field's."""
+    from bitnet.engine import SamplingParams
+
+    types = get_type_hints(SamplingParams)
+    fields = SamplingParams.__dataclass_fields__.values()
+    return [option(field, types[field.name]) for field in fields if field.name not in NOT_HERE]
+
+
+def option(field: Any, kind: Any) -> inspect.Parameter:
+    several, help = kind == tuple[str, ...], field.metadata["help"]
+    info = typer.Option(
+        f"--{field.name.replace('_', '-')}",
+        *SPELLINGS.get(field.name, ()),
+        help=f"{help[0].upper()}{help[1:]}{'; may be repeated' if several else ''}.",
+        min=bound(field.metadata["low"], kind),
+        max=bound(field.metadata["high"], kind),
+    )
+    annotation: Any = Annotated[list[str] if several else kind, info]
+    default = list(field.default) if several else field.default
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def bound(value: float, kind: Any) -> float | None:
+    """A bound as typer wants it: None where infinite, an int for whole numbers."""
+    if math.isinf(value):
+        return None
+    return value if kind is float else int(value)

@@ -1,0 +1,83 @@
+"""What the next step works on: one token of every running sequence, and prompts in chunks beside them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from bitnet.engine.kv_cache import BlockPool
+from bitnet.engine.sequence import Sequence, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens start to end - 1 of a sequence, to be computed in this step."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+
+class Scheduler:
+    """First come, first served.
+
+    max_sequences: how many run at once. chunk: tokens in a step at most, so that a long prompt cannot hold up others.
+    When the cache is full, the youngest sequence gives its blocks back and is computed again later: because results do
+    not depend on how a sequence was cut into steps, it continues with the same tokens.
+    """
+
+    def __init__(self, pool: BlockPool, max_sequences: int, chunk: int) -> None:
+        self.pool, self.max_sequences, self.chunk = pool, max_sequences, max(chunk, max_sequences)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []  # oldest first
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step; empty when there is nothing to do."""
+        self._admit()
+        chunks: list[Chunk] = []
+        budget = self.chunk
+        for sequence in sorted(self.running, key=lambda s: len(s) - s.computed > 1):  # decodes before prompts
+            if sequence.status is not Status.RUNNING or not budget:
+                continue
+            end = min(len(sequence), sequence.computed + budget)
+            if self._make_room(sequence, end):
+                chunks.append(Chunk(sequence, sequence.computed, end))
+                budget -= end - sequence.computed
+        return [c for c in chunks if c.sequence.status is Status.RUNNING]
+
+    def finish(self, sequence: Sequence, reason: str) -> None:
+        """Take a sequence out, whatever its state, and free its blocks."""
+        if sequence.status is Status.RUNNING:
+            self.running.remove(sequence)
+        elif sequence.status is Status.WAITING:
+            self.waiting.remove(sequence)
+        self.pool.release(sequence)
+        sequence.finish(reason)
+
+    def _admit(self) -> None:
+        free = self.pool.free
+        while self.waiting and len(self.running) < self.max_sequences:
+            needed = self.waiting[0].blocks_for(len(self.waiting[0]) + 1)
+            if self.running and needed > free:
+                return
+            free -= needed
+            sequence = self.waiting.popleft()
+            sequence.status = Status.RUNNING
+            self.running.append(sequence)
+
+    def _make_room(self, sequence: Sequence, length: int) -> bool:
+        while not self.pool.grow(sequence, length):
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.pool.release(sequence)
+        sequence.computed, sequence.status = 0, Status.WAITING
+        self.waiting.appendleft(sequence)

@@ -1,0 +1,76 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from bitnet.backends.base import BLOCK_SIZE
+from bitnet.engine.sampling import SamplingParams, TokenLogprob
+from bitnet.errors import BitNetError
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A prompt, what was generated after it, and how far the model has computed both.
+
+    computed: tokens whose keys and values are in the cache. blocks: the cache blocks that hold them.
+    finish_reason: "stop" (end of text or a stop string), "length" (max_tokens or the context), "abort" or "error",
+    and then `error` says which.
+    """
+
+    id: int
+    prompt: list[int]
+    params: SamplingParams
+    score_prompt: bool = False
+    output: list[int] = field(default_factory=list)
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    status: Status = Status.WAITING
+    finish_reason: str = ""
+    error: BitNetError | None = None
+    unread: deque[Any] = field(default_factory=deque)  # outputs that LLM.run has not given to its caller yet
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    arrived: float = field(default_factory=time.perf_counter)
+    first_token: float = 0.0
+    finished: float = 0.0
+    counts: Counter[int] = field(default_factory=Counter)
+    prompt_counts: Counter[int] = field(init=False)
+    random: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prompt_counts = Counter(self.prompt) if self.params.has_penalties else Counter()
+        self.random = np.random.Generator(np.random.PCG64(self.params.seed))
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.output)
+
+    def tokens(self, start: int, end: int) -> list[int]:
+        """The ids at positions start to end - 1, prompt and output as one."""
+        split = len(self.prompt)
+        return self.prompt[start:end] + self.output[max(0, start - split) : max(0, end - split)]
+
+    def blocks_for(self, length: int) -> int:
+        """How many more blocks are needed to hold `length` positions."""
+        return max(0, -(-length // BLOCK_SIZE) - len(self.blocks))
+
+    def append(self, token: int) -> None:
+        now = time.perf_counter()
+        self.first_token = self.first_token or now
+        self.output.append(token)
+        self.counts[token] += 1
+
+    def finish(self, reason: str) -> None:
+        self.status, self.finish_reason, self.finished = Status.FINISHED, reason, time.perf_counter()

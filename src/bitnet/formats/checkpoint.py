@@ -1,0 +1,52 @@
+"""A model on disk, opened: its configuration, its tokenizer and its tensors by name, read when asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitnet.quant.tensor import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a file says about a tensor before any of its data is read."""
+
+    name: str
+    shape: tuple[int, ...]  # row-major: (n outputs, k inputs)
+    dtype: str  # "F32", "F16", "BF16", "Q8_0", "I2_S", "TQ1_0", "TQ2_0", "packed" (codes beside a weight_scale) ...
+    nbytes: int
+
+
+class Checkpoint(ABC):
+    """Names and metadata are as the file spells them; models/ translates them.
+
+    kind: "gguf" or "hf".
+    architecture: `general.architecture` or `model_type`.
+    metadata: the GGUF key-value pairs, or config.json.
+    """
+
+    kind: str
+    path: Path
+    architecture: str
+    metadata: Mapping[str, Any]
+
+    @abstractmethod
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every weight, in file order; a packed weight and its scale are one entry."""
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor:
+        """Decode one tensor. Ternary types come back as codes and scales, the others in their stored precision."""
+
+    def close(self) -> None:
+        """Close the file; tensors read before stay valid."""
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,159 @@
+"""Reading GGUF files (versions 2 and 3): a validated table of tensors, decoded one at a time.
+
+Types are recognised by their number, the architecture and the bytes that lie between one tensor and the next, because
+36, 38 and 39 mean different things to bitnet.cpp and llama.cpp. What does not add up is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+
+from bitnet.errors import FormatError, ShapeError, UnsupportedError
+from bitnet.formats.checkpoint import Checkpoint, TensorInfo
+from bitnet.formats.gguf_codecs import decode
+from bitnet.formats.gguf_header import MAGIC, Header, RawTensor, padded, read_header
+from bitnet.formats.gguf_types import BY_ID, READABLE, UNSIZED, GGUFType
+from bitnet.formats.source import SourceFile
+from bitnet.quant.tensor import Tensor
+
+
+def sniff(head: bytes) -> bool:
+    """Whether a file that begins so is a GGUF file, of any version and byte order."""
+    return head.startswith(MAGIC)
+
+
+def open(path: Path, mapped: bool = False) -> GGUFCheckpoint:
+    """Open the GGUF file at `path`. With `mapped`, dense tensors are views of the file (see source.py)."""
+    source = SourceFile(path, mapped)
+    try:
+        header = read_header(source)
+        architecture = _architecture(source, header)
+        return GGUFCheckpoint(source, header, architecture, _place(source, header, architecture))
+    except BaseException:
+        source.close()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    info: TensorInfo
+    start: int  # from the start of the file
+
+
+class GGUFCheckpoint(Checkpoint):
+    """A GGUF file. `alignment` and `version` are the header's."""
+
+    kind = "gguf"
+
+    def __init__(self, source: SourceFile, header: Header, architecture: str, placed: dict[str, _Placed]) -> None:
+        self.path = source.path
+        self.version, self.alignment = header.version, header.alignment
+        self.metadata = MappingProxyType(header.metadata)
+        self.architecture = architecture
+        self._source, self._placed = source, placed
+        self._tensors = {name: each.info for name, each in placed.items()}
+
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return MappingProxyType(self._tensors)
+
+    def read(self, name: str) -> Tensor:
+        if name not in self._placed:
+            raise ShapeError(f"{self.path} has no tensor {name}.")
+        info, start = self._placed[name].info, self._placed[name].start
+        if info.dtype not in READABLE:
+            raise UnsupportedError(
+                f"{self.path}: {name} is {info.dtype}; supported are {', '.join(READABLE)}.",
+                "Convert the model again with one of these types.",
+            )
+        data = self._source.view(start, info.nbytes)
+        try:
+            return decode(data, info.shape, info.dtype)
+        except (FormatError, UnsupportedError) as error:
+            raise type(error)(f"{self.path}: {name} {error.message}", error.hint) from error
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _architecture(source: SourceFile, header: Header) -> str:
+    if header.metadata.get("split.count", 0) not in (0, 1):
+        raise UnsupportedError(
+            f"{source.path} is one part of {header.metadata['split.count']!r:.100}.",
+            "Join the parts first: llama-gguf-split --merge FIRST-PART OUTPUT.",
+        )
+    architecture = header.metadata.get("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise FormatError(f"{source.path}: general.architecture is {architecture!r:.100}; a name was expected.")
+    return architecture
+
+
+def _place(source: SourceFile, header: Header, architecture: str) -> dict[str, _Placed]:
+    """Type, size and place of every tensor; they lie inside the file, aligned, and do not overlap."""
+    placed = {}
+    for raw in header.tensors:
+        kind = _type(source, raw, architecture)
+        info = TensorInfo(raw.name, raw.shape, kind.name, _size(source, raw, kind))
+        placed[raw.name] = _Placed(info, header.data_start + raw.offset)
+    in_order = sorted(placed.values(), key=lambda each: each.start)
+    _check_places(source, header, in_order)
+    _check_type_36(source, header, in_order)
+    return placed
+
+
+def _type(source: SourceFile, raw: RawTensor, architecture: str) -> GGUFType:
+    if raw.type_id in BY_ID:
+        return BY_ID[raw.type_id]
+    known = UNSIZED.get(raw.type_id)
+    if known and architecture.startswith("bitnet"):
+        known = known.split(" or ")[0]
+    hint = "Convert the model again from its Hugging Face folder."
+    if known and known.startswith("TL"):
+        hint = f"The tile sizes of TL1 and TL2 are not in the file. {hint}"
+    raise UnsupportedError(
+        f"{source.path}: {raw.name} has the tensor type {raw.type_id}"
+        f"{f', {known}' if known else ''}; supported are {', '.join(READABLE)}.",
+        hint,
+    )
+
+
+def _size(source: SourceFile, raw: RawTensor, kind: GGUFType) -> int:
+    if not kind.divides(raw.shape):
+        raise FormatError(
+            f"{source.path}: {raw.name} is {raw.shape} in {kind.name}; "
+            f"its {'size' if kind.flat else 'row length'} must be a multiple of {kind.block}."
+        )
+    return kind.size(raw.shape)
+
+
+def _check_places(source: SourceFile, header: Header, in_order: list[_Placed]) -> None:
+    free, before = header.data_start, ""
+    for each in in_order:
+        name, end = each.info.name, each.start + each.info.nbytes
+        if each.start % header.alignment:
+            raise FormatError(f"{source.path}: {name} is at byte {each.start:,}, not a multiple of {header.alignment}.")
+        if end > source.size:
+            raise FormatError(
+                f"{source.path}: {name} ends at byte {end:,}, and the file at {source.size:,}.",
+                "The file is cut short; download it again.",
+            )
+        if each.start < free:
+            raise FormatError(
+                f"{source.path}: {name} at byte {each.start:,} overlaps {before}, which ends at {free:,}."
+            )
+        free, before = end, name
+
+
+def _check_type_36(source: SourceFile, header: Header, in_order: list[_Placed]) -> None:
+    """I2_S fills its place up to the next tensor; what 36 meant to an old llama.cpp takes more than twice as much."""
+    for each, following in pairwise(in_order):
+        room = following.start - each.start
+        if each.info.dtype == "I2_S" and room > padded(each.info.nbytes, header.alignment):
+            raise UnsupportedError(
+                f"{source.path}: {each.info.name} has the tensor type 36 and {room:,} bytes; I2_S takes "
+                f"{each.info.nbytes:,}.",
+                "It may be an IQ4_NL_4_4 tensor of an old llama.cpp.",
+            )

@@ -1,0 +1,201 @@
+"""From a file's metadata to a Config, checked before anything is sized by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bitnet.errors import FormatError, UnsupportedError
+from bitnet.formats.checkpoint import Checkpoint
+from bitnet.models.decoder import Config
+
+LIMITS = {
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_hidden_layers": 1 << 12,
+    "num_attention_heads": 1 << 12,
+    "num_key_value_heads": 1 << 12,
+    "head_dim": 1 << 12,
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 28,
+}
+# What Hugging Face's configuration classes assume where config.json is silent.
+HF_DEFAULTS = {
+    "bitnet": {"hidden_act": "relu2", "rope_theta": 500000.0, "rms_norm_eps": 1e-5},
+    "llama": {"hidden_act": "silu", "rope_theta": 10000.0, "rms_norm_eps": 1e-6},
+}
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2", "gelu": "gelu", "gelu_pytorch_tanh": "gelu"}
+
+
+def read_config(checkpoint: Checkpoint) -> Config:
+    """The hyper-parameters of a checkpoint; FormatError names the one that is missing or absurd."""
+    config = from_gguf(checkpoint) if checkpoint.kind == "gguf" else from_hf(checkpoint)
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise FormatError(
+            f"{checkpoint.path}: {config.num_attention_heads} attention heads cannot share "
+            f"{config.num_key_value_heads} key-value heads evenly."
+        )
+    if config.head_dim % 2:
+        raise FormatError(f"{checkpoint.path}: head_dim is {config.head_dim}; rotary embedding needs an even one.")
+    for name in ("rms_norm_eps", "rope_theta"):
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise FormatError(f"{checkpoint.path}: {name} is {value}; expected a positive number.")
+    factors = config.rope_factors
+    if factors is not None and (len(factors) != config.head_dim // 2 or not all(0 < f < math.inf for f in factors)):
+        raise FormatError(
+            f"{checkpoint.path}: the {len(factors)} divisors of the rotary frequencies begin with {factors[:3]}; "
+            f"head_dim {config.head_dim} needs {config.head_dim // 2} positive ones."
+        )
+    return config
+
+
+def from_gguf(checkpoint: Checkpoint) -> Config:
+    arch, tensors = checkpoint.architecture, checkpoint.tensors()
+    get = Reader(checkpoint, checkpoint.metadata, prefix=f"{arch}.")
+    hidden, heads = get.size("hidden_size", "embedding_length"), get.size("num_attention_heads", "attention.head_count")
+    if "token_embd.weight" not in tensors:
+        raise FormatError(f"{checkpoint.path}: there is no tensor token_embd.weight.")
+    scaling = get.text("rope.scaling.type", "none")
+    if scaling not in ("none", "linear"):
+        raise UnsupportedError(f"{checkpoint.path}: rope scaling {scaling!r} is not supported; none and linear are.")
+    head_dim = get.size("head_dim", "attention.key_length", hidden // heads)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if get.integer(key, head_dim) != head_dim:
+            raise UnsupportedError(
+                f"{checkpoint.path}: {arch}.{key} is {get.integer(key)} and the heads are {head_dim} wide; "
+                f"only heads that are turned whole, with values as wide as keys, are supported."
+            )
+    factors = None
+    if "rope_freqs.weight" in tensors:
+        factors = tuple(float(f) for f in checkpoint.read("rope_freqs.weight").dequantize())
+    elif scaling == "linear":
+        factors = (get.number("rope.scaling.factor"),) * (head_dim // 2)
+    return Config(
+        hidden_size=hidden,
+        intermediate_size=get.size("intermediate_size", "feed_forward_length"),
+        num_hidden_layers=get.size("num_hidden_layers", "block_count"),
+        num_attention_heads=heads,
+        num_key_value_heads=get.size("num_key_value_heads", "attention.head_count_kv", heads),
+        head_dim=head_dim,
+        vocab_size=tensors["token_embd.weight"].shape[0],
+        max_position_embeddings=get.size("max_position_embeddings", "context_length"),
+        rms_norm_eps=get.number("attention.layer_norm_rms_epsilon"),
+        rope_theta=get.number("rope.freq_base", 10000.0),
+        hidden_act="relu2" if arch in ("bitnet-b1.58", "bitnet-25") else "silu",
+        tie_word_embeddings="output.weight" not in tensors,
+        # llama.cpp's converter permutes q and k of this architecture, so that pairs lie side by side.
+        rope_style="interleaved" if arch == "llama" else "neox",
+        rope_factors=factors,
+    )
+
+
+def from_hf(checkpoint: Checkpoint) -> Config:
+    defaults: Mapping[str, Any] = HF_DEFAULTS.get(checkpoint.architecture, HF_DEFAULTS["llama"])
+    get = Reader(checkpoint, checkpoint.metadata)
+    hidden, heads = get.size("hidden_size"), get.size("num_attention_heads")
+    act = get.text("hidden_act", defaults["hidden_act"])
+    if act not in ACTIVATIONS:
+        raise UnsupportedError(f"{checkpoint.path}: activation {act!r} is not supported; {', '.join(ACTIVATIONS)} are.")
+    head_dim = get.size("head_dim", default=hidden // heads)
+    context = get.size("max_position_embeddings")
+    rope = checkpoint.metadata.get("rope_parameters") or checkpoint.metadata.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise FormatError(f"{checkpoint.path}: the rope parameters are {type(rope).__name__}; expected an object.")
+    rotary = Reader(checkpoint, {f"rope.{key}": value for key, value in rope.items()}, "rope.")
+    theta = rotary.number("rope_theta", get.number("rope_theta", defaults["rope_theta"]))
+    if rotary.number("partial_rotary_factor", get.number("partial_rotary_factor", 1.0)) != 1:
+        raise UnsupportedError(
+            f"{checkpoint.path}: partial_rotary_factor is set; only heads that are turned whole are supported."
+        )
+    for bias in ("attention_bias", "mlp_bias"):
+        if checkpoint.metadata.get(bias):
+            raise UnsupportedError(f"{checkpoint.path}: {bias} is set; biases are not supported.")
+    quantization = checkpoint.metadata.get("quantization_config") or {}
+    if not isinstance(quantization, Mapping):
+        raise FormatError(f"{checkpoint.path}: quantization_config is {quantization!r:.100}; expected an object.")
+    if quantization.get("use_rms_norm"):
+        raise UnsupportedError(
+            f"{checkpoint.path}: a norm inside every projection (use_rms_norm) is not supported yet."
+        )
+    has_head = "lm_head.weight" in checkpoint.tensors()
+    return Config(
+        hidden_size=hidden,
+        intermediate_size=get.size("intermediate_size"),
+        num_hidden_layers=get.size("num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=get.size("num_key_value_heads", default=heads),
+        head_dim=head_dim,
+        vocab_size=get.size("vocab_size"),
+        max_position_embeddings=context,
+        rms_norm_eps=get.number("rms_norm_eps", defaults["rms_norm_eps"]),
+        rope_theta=theta,
+        hidden_act=ACTIVATIONS[act],
+        tie_word_embeddings=bool(checkpoint.metadata.get("tie_word_embeddings", not has_head)),
+        rope_factors=rope_factors(rotary, theta, head_dim, context),
+    )
+
+
+def rope_factors(rope: Reader, theta: float, head_dim: int, context: int) -> tuple[float, ...] | None:
+    """The divisors of the rotary frequencies for `rope_type` linear and llama3 (arXiv:2407.21783); None for default."""
+    kind = rope.text("rope_type", rope.text("type", "default"))
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return (rope.number("factor"),) * (head_dim // 2)
+    if kind != "llama3":
+        raise UnsupportedError(f"{rope.path}: rope scaling {kind!r} is not supported; default, linear and llama3 are.")
+    factor, low, high = (rope.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    trained = rope.number("original_max_position_embeddings", context)
+    with np.errstate(
+        divide="ignore", invalid="ignore", over="ignore"
+    ):  # read_config refuses what comes of absurd numbers
+        wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+        smooth = np.clip((trained / wavelengths - low) / np.float64(high - low), 0, 1)
+        return tuple(float(f) for f in 1 / ((1 - smooth) / np.float64(factor) + smooth))
+
+
+class Reader:
+    """Typed look-ups in a checkpoint's metadata, or in an object within it."""
+
+    def __init__(self, checkpoint: Checkpoint, values: Mapping[str, Any], prefix: str = "") -> None:
+        """prefix: what stands before every key in the file."""
+        self.path, self.values, self.prefix = checkpoint.path, values, prefix
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._wrong(key, value, "an integer")
+        return value
+
+    def size(self, name: str, key: str = "", default: int | None = None) -> int:
+        """The integer `key`, within the bounds of our hyper-parameter `name`, whose name it has unless one is given."""
+        value = self.integer(key or name, default)
+        if not 0 < value <= LIMITS[name]:
+            raise FormatError(f"{self.path}: {name} is {value}; expected 1 to {LIMITS[name]}.")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300:
+            raise self._wrong(key, value, "a number")
+        return float(value)
+
+    def text(self, key: str, default: str) -> str:
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            raise self._wrong(key, value, "a string")
+        return value
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.values.get(self.prefix + key)
+        value = default if value is None else value
+        if value is None:
+            raise FormatError(f"{self.path}: {self.prefix}{key} is missing.")
+        return value
+
+    def _wrong(self, key: str, value: Any, expected: str) -> FormatError:
+        return FormatError(f"{self.path}: {self.prefix}{key} is {value!r:.100}; expected {expected}.")

@@ -1,0 +1,143 @@
+"""From a checkpoint to a model that runs: architecture, configuration, tensors checked and handed to the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from bitnet.backends.base import Ops, Weight
+from bitnet.errors import FormatError, ShapeError, UnsupportedError
+from bitnet.formats.checkpoint import Checkpoint
+from bitnet.models.decoder import Config, Decoder, Shapes
+from bitnet.models.hyperparameters import read_config
+from bitnet.models.memory import check_memory
+from bitnet.models.names import IGNORED, spellings
+from bitnet.quant.rules import exact_ternary, ternarize
+from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
+
+# `general.architecture` or `model_type` -> the file in this folder that defines it.
+ARCHITECTURES = {"bitnet": "bitnet", "bitnet-b1.58": "bitnet", "bitnet-25": "bitnet", "llama": "llama"}
+TERNARY_TYPES = ("packed", "I2_S", "TQ1_0", "TQ2_0")
+Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+
+
+def architecture(checkpoint: Checkpoint) -> str:
+    """The checkpoint's architecture; 1bitLLM published BitNet under model_type "llama"."""
+    classes = strings(checkpoint, checkpoint.metadata, "architectures")
+    return "bitnet" if checkpoint.kind == "hf" and "BitnetForCausalLM" in classes else checkpoint.architecture
+
+
+def strings(checkpoint: Checkpoint, metadata: Mapping[str, Any], key: str) -> list[str]:
+    """A list of strings in the metadata, empty where there is none."""
+    found = metadata.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise FormatError(f"{checkpoint.path}: {key} is {found!r:.100}; expected a list of strings.")
+    return found
+
+
+def open_model(checkpoint: Checkpoint) -> tuple[Any, Config, Shapes]:
+    """The architecture's module, the configuration and the tensors it expects; reads no tensor data."""
+    name = architecture(checkpoint)
+    if name not in ARCHITECTURES:
+        raise UnsupportedError(
+            f"{checkpoint.path}: architecture {name!r} is not supported.",
+            f"Supported: {', '.join(ARCHITECTURES)}.",
+        )
+    module = import_module(f"bitnet.models.{ARCHITECTURES[name]}")
+    config = read_config(checkpoint)
+    return module, config, module.shapes(config)
+
+
+def load(
+    checkpoint: Checkpoint, ops: Ops, progress: Progress = lambda done, total: None, force: bool = False
+) -> Decoder:
+    """Build the model of `checkpoint` on the backend `ops`, one tensor in memory at a time.
+
+    ResourceError, before anything is read, when the weights would not fit into memory; `force` leaves that check out.
+    """
+    module, config, shapes = open_model(checkpoint)
+    found = resolve(checkpoint, shapes)
+    ternary = ternary_names(checkpoint, found)
+    if not force:
+        infos = checkpoint.tensors()
+        check_memory(checkpoint.path, ((infos[spelled], name in ternary) for name, spelled in found.items()))
+    weights: dict[str, Weight] = {}
+    for done, (name, spelled) in enumerate(found.items()):
+        progress(done, len(found))
+        weights[name] = ops.put(read_weight(checkpoint, spelled, name in ternary))
+    progress(len(found), len(found))
+    weights.setdefault("lm_head", weights["embed_tokens"])
+    model: Decoder = module.Model(config, weights, ops)
+    return model
+
+
+def resolve(checkpoint: Checkpoint, shapes: Shapes) -> dict[str, str]:
+    """Our name -> the file's name, for every expected tensor; ShapeError when the file and the configuration differ."""
+    infos = checkpoint.tensors()
+    found: dict[str, str] = {}
+    for name, shape in shapes.items():
+        spelled = next((s for s in spellings(name, checkpoint.kind) if s in infos), None)
+        if spelled is None:
+            raise ShapeError(f"{checkpoint.path}: the tensor {spellings(name, checkpoint.kind)[0]} is missing.")
+        if infos[spelled].shape != shape:
+            raise ShapeError(f"{checkpoint.path}: {spelled} is {infos[spelled].shape}; the configuration says {shape}.")
+        found[name] = spelled
+    # Some files repeat the tied embedding under the head's name.
+    known = {*found.values(), *spellings("lm_head", checkpoint.kind)}
+    extra = [name for name in infos if name not in known and not IGNORED.fullmatch(name)]
+    if extra:
+        raise FormatError(
+            f"{checkpoint.path}: {len(extra)} tensors have no place in this model: {', '.join(extra[:4])}."
+        )
+    return found
+
+
+def ternary_names(checkpoint: Checkpoint, found: Mapping[str, str]) -> set[str]:
+    """Those of our names whose weight is ternary: stored so, or floats that are masters of a ternary one."""
+    infos, quantization = checkpoint.tensors(), checkpoint.metadata.get("quantization_config") or {}
+    rounded = architecture(checkpoint).startswith("bitnet") or quantization.get("quant_method") == "bitnet"
+    kept = strings(checkpoint, quantization, "modules_to_not_convert")
+    return {
+        name
+        for name, spelled in found.items()
+        if (infos[spelled].dtype in TERNARY_TYPES and len(infos[spelled].shape) == 2)
+        or (
+            rounded
+            and name.endswith("_proj")
+            and not any(f"model.{name}.".startswith(f"{each}.") or f"model.{name}".endswith(each) for each in kept)
+        )
+    }
+
+
+def read_weight(checkpoint: Checkpoint, spelled: str, ternary: bool) -> Tensor:
+    """One tensor as the model uses it, with the separate `.scale` that llama.cpp allows beside a bitnet weight."""
+    tensor = checkpoint.read(spelled)
+    return scaled(as_ternary(tensor, spelled, checkpoint) if ternary else tensor, spelled, checkpoint)
+
+
+def as_ternary(tensor: Tensor, spelled: str, checkpoint: Checkpoint) -> TernaryTensor:
+    """A projection as ternary: as stored, or exactly where its floats are ternary already, else rounded by absmean."""
+    if isinstance(tensor, TernaryTensor):
+        return tensor
+    weight = tensor.dequantize()
+    if not np.isfinite(weight).all():
+        raise FormatError(f"{checkpoint.path}: {spelled} holds numbers that are not finite.")
+    return exact_ternary(weight) or ternarize(weight)
+
+
+def scaled(tensor: Tensor, spelled: str, checkpoint: Checkpoint) -> Tensor:
+    """`tensor` times the scale stored beside it, where there is one."""
+    scale_name = spelled.removesuffix(".weight") + ".scale"
+    if scale_name not in checkpoint.tensors():
+        return tensor
+    scale = checkpoint.read(scale_name).dequantize()
+    if scale.size != 1 or not np.isfinite(scale).all():
+        raise FormatError(
+            f"{checkpoint.path}: {scale_name} is {scale.reshape(-1)[:4]}; one finite number was expected."
+        )
+    if isinstance(tensor, TernaryTensor):
+        return TernaryTensor(tensor.codes, tensor.scales * scale.reshape(()), tensor.weight_only)
+    return DenseTensor(tensor.dequantize() * scale.reshape(()))

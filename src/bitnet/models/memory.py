@@ -1,0 +1,52 @@
+"""Whether a model fits into the memory that this process may still take, found out before any of it is taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from bitnet.errors import ResourceError
+from bitnet.formats.checkpoint import TensorInfo
+
+CGROUP = Path("/sys/fs/cgroup")
+GIB = 2**30
+DENSE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32}
+
+
+def check_memory(path: Path, weights: Iterable[tuple[TensorInfo, bool]]) -> None:
+    """ResourceError when the weights need more memory than there is; each with whether it is kept as ternary."""
+    needed, free = sum(resident_bytes(info, ternary) for info, ternary in weights), available_bytes()
+    if needed > free:
+        raise ResourceError(
+            f"{path}: the weights need {needed / GIB:.2f} GiB of memory; {free / GIB:.2f} GiB are free.",
+            "Take a smaller model, or try all the same with --force.",
+        )
+
+
+def resident_bytes(info: TensorInfo, ternary: bool) -> int:
+    """What a tensor takes once it is packed: two bits a weight where it is ternary, else its stored precision."""
+    return int(math.prod(info.shape) * (0.25 if ternary else DENSE_BYTES.get(info.dtype, 4.0)))
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping, within the limit of the control group."""
+    import psutil
+
+    return min([int(psutil.virtual_memory().available), *cgroup_available(CGROUP)])
+
+
+def cgroup_available(root: Path) -> list[int]:
+    """What the control group still allows (version 2, then 1); empty without a limit. Its page cache can be taken back."""
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            allowed, used = int((root / limit).read_text()), int((root / usage).read_text())
+            stat = ((root / limit).parent / "memory.stat").read_text().split()
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        cache = dict(zip(stat[::2], stat[1::2], strict=False)).get("inactive_file", "0")
+        return [max(0, allowed - used + int(cache))]
+    return []

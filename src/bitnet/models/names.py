@@ -1,0 +1,37 @@
+"""How files spell the tensors: our names are Hugging Face's without `model.` and `.weight`."""
+
+from __future__ import annotations
+
+import re
+
+GGUF = {
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.attn_sub_norm": "attn_sub_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "mlp.ffn_sub_norm": "ffn_sub_norm",
+}
+# 1bitLLM/bitnet_b1_58-* call the two sub-norms differently.
+HF_ALIASES = {"self_attn.attn_sub_norm": "self_attn.inner_attn_ln", "mlp.ffn_sub_norm": "mlp.ffn_layernorm"}
+# Tensors that hold nothing a model needs, or that are read beside their weight.
+IGNORED = re.compile(r"rope_freqs\.weight|.*\.scale|.*rotary_emb\.inv_freq")
+
+
+def spellings(name: str, kind: str) -> tuple[str, ...]:
+    """What a file of this kind ("gguf" or "hf") may call our tensor `name`, likeliest first."""
+    match = re.fullmatch(r"layers\.(\d+)\.(.+)", name)
+    if kind == "gguf":
+        return (f"blk.{match[1]}.{GGUF[match[2]]}.weight" if match else f"{GGUF[name]}.weight",)
+    if match is None:
+        return (f"{name}.weight",) if name == "lm_head" else (f"model.{name}.weight", f"{name}.weight")
+    inner = [match[2], HF_ALIASES[match[2]]] if match[2] in HF_ALIASES else [match[2]]
+    return tuple(f"{prefix}layers.{match[1]}.{each}.weight" for prefix in ("model.", "") for each in inner)

@@ -1,0 +1,40 @@
+"""The two roundings of BitNet b1.58: absmean for weights, absmax for activations.
+
+Source: "The Era of 1-bit LLMs" (arXiv:2402.17764) and "BitNet b1.58 2B4T Technical Report" (arXiv:2504.12285).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet.quant.tensor import TernaryTensor
+
+SMALLEST = np.float32(1e-5)  # keeps an all-zero row or matrix from dividing by zero
+
+
+def ternarize(weight: NDArray[np.float32]) -> TernaryTensor:
+    """Round a float matrix (n, k) to one scale times {-1, 0, 1}: alpha = mean|W|, code = clip(round(W / alpha))."""
+    scale = np.maximum(np.abs(weight).mean(dtype=np.float64).astype(np.float32), SMALLEST)
+    codes = np.clip(np.rint(weight / scale), -1, 1).astype(np.int8)
+    return TernaryTensor(codes, np.asarray(scale, np.float32))
+
+
+def exact_ternary(weight: NDArray[np.float32]) -> TernaryTensor | None:
+    """The ternary tensor that `weight` (n, k) equals already, or None: converters store s * {-1, 0, 1} as floats."""
+    scale = np.abs(weight).max(initial=0)
+    codes = np.sign(weight).astype(np.int8)
+    if scale == 0 or not np.array_equal(codes * scale, weight):
+        return None
+    return TernaryTensor(codes, np.asarray(scale, np.float32))
+
+
+def quantize_activations(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round each row of x (T, k) to int8 and return the codes with the multiplier s (T,): code = round(x * s).
+
+    s = 127 / max|row|; ties go to even, as in IEEE arithmetic.
+    """
+    scale = np.float32(127) / np.maximum(np.abs(x).max(axis=-1), SMALLEST)
+    with np.errstate(invalid="ignore"):  # a row with a NaN has codes of no meaning, and a multiplier that says so
+        codes = np.clip(np.rint(x * scale[:, None]), -128, 127).astype(np.int8)
+    return codes, scale.astype(np.float32)

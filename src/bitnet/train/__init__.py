@@ -1,0 +1,1 @@
+"""Pretraining with straight-through ternary weights, and the recipe of the built-in model."""

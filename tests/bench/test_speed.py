@@ -1,0 +1,47 @@
+"""The measurements: what is run, counted and hashed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bitnet.backends.base import Step
+from bitnet.bench.speed import Test, kv_bytes, logits_hash, measure, token_ids, weight_bytes
+from bitnet.models import Decoder
+
+
+def test_the_name_is_llama_benchs() -> None:
+    names = [test.name for test in (Test(512, 0), Test(0, 128), Test(0, 128, 512))]
+    assert names == ["pp512", "tg128", "tg128 @ d512"]
+
+
+def test_token_ids_are_fixed_and_in_the_vocabulary() -> None:
+    ids = token_ids(1000, 320)
+    assert ids[:4] == [197, 75, 273, 151] and set(ids) <= set(range(320))
+
+
+@pytest.mark.parametrize("test", [Test(24, 0), Test(0, 5), Test(0, 5, 19), Test(8, 0, 16)])
+@pytest.mark.parametrize("chunk", [5, 512])
+def test_the_last_logits_are_those_of_the_whole_text(tiny_model: Decoder, test: Test, chunk: int) -> None:
+    c = tiny_model.config
+    cache = tiny_model.ops.new_cache(c.num_hidden_layers, 8, c.num_key_value_heads, c.head_dim, "f32")
+    whole = tiny_model(Step.whole(token_ids(test.positions, c.vocab_size), want=[test.positions - 1]), cache)[0]
+    seen: list[int] = []
+    timing = measure(tiny_model, test, 2, chunk, "f32", seen.append)
+    assert len(timing.samples_ns) == 2 and min(timing.samples_ns) > 0 and seen == [0, 1]
+    assert timing.logits_hash == logits_hash(whole) or test.n_gen or chunk == 5  # sums of another order
+
+
+def test_the_hash_shows_the_smallest_difference() -> None:
+    logits = np.linspace(-1, 1, 50, dtype=np.float32)
+    other = logits.copy()
+    other[7] = np.nextafter(other[7], np.float32(2))
+    assert logits_hash(logits) == logits_hash(logits.copy()) != logits_hash(other)
+
+
+def test_bytes_of_a_token_are_all_weights_but_the_embedding_and_the_cache_so_far(tiny_model: Decoder) -> None:
+    c = tiny_model.config
+    layer = 4 * c.hidden_size * 3 + 4 * c.intermediate_size * 3
+    assert weight_bytes(tiny_model) > c.num_hidden_layers * layer
+    assert weight_bytes(tiny_model) >= 2 * c.vocab_size * c.hidden_size  # the tied table is read as the head
+    assert kv_bytes(tiny_model, Test(0, 3, 10), "f16") == 12 * 2 * 2 * c.num_key_value_heads * c.head_dim * 2

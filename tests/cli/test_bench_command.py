@@ -1,0 +1,73 @@
+"""`bitnet bench`: llama-bench's fields and columns, and ours beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Bitnet = Callable[..., subprocess.CompletedProcess[str]]
+LLAMA_BENCH = (
+    "build_commit build_number cpu_info gpu_info backends model_filename model_type model_size model_n_params n_batch "
+    "n_ubatch n_threads type_k type_v n_prompt n_gen n_depth test_time avg_ns stddev_ns avg_ts stddev_ts"
+)
+FAST = ("-p", "8", "-n", "3", "-r", "2")
+
+
+def measured(bitnet: Bitnet, *arguments: object) -> list[dict[str, Any]]:
+    result = bitnet("bench", *arguments, "-o", "json")
+    assert result.returncode == 0, result.stderr
+    return list(json.loads(result.stdout))
+
+
+def test_json_has_llama_benchs_fields_in_its_order(bitnet: Bitnet) -> None:
+    for found in measured(bitnet, *FAST):
+        assert " ".join(found).startswith(LLAMA_BENCH + " samples_ns samples_ts ")
+        assert len(found["samples_ns"]) == len(found["samples_ts"]) == 2
+        assert abs(found["avg_ns"] - sum(found["samples_ns"]) / 2) <= 1
+
+
+def test_prompts_and_generation_are_tests_of_their_own_at_every_depth(bitnet: Bitnet) -> None:
+    found = measured(bitnet, "-p", "4,8", "-n", "2", "-d", "0", "-d", "5", "-r", "1")
+    shape = [(t["n_prompt"], t["n_gen"], t["n_depth"]) for t in found]
+    assert shape == [(4, 0, 0), (8, 0, 0), (0, 2, 0), (4, 0, 5), (8, 0, 5), (0, 2, 5)]
+
+
+def test_decoding_tells_the_bytes_it_moves(bitnet: Bitnet) -> None:
+    prompt, decode = measured(bitnet, *FAST)
+    assert prompt["bytes_per_token"] is None
+    assert decode["bytes_per_token"] > 0
+    assert abs(decode["gb_per_s"] - decode["bytes_per_token"] * decode["avg_ts"] / 1e9) < 1e-3 * decode["gb_per_s"]
+
+
+def test_markdown_is_the_default(bitnet: Bitnet) -> None:
+    lines = bitnet("bench", *FAST).stdout.splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:8]] == [
+        "model", "size", "params", "backend", "threads", "test", "t/s"
+    ]  # fmt: skip
+    assert "pp8" in lines[2] and "tg3" in lines[3] and "±" in lines[3] and "#" in lines[3]
+
+
+def test_csv_and_json_lines_hold_a_record_a_test(bitnet: Bitnet) -> None:
+    rows = list(csv.DictReader(io.StringIO(bitnet("bench", *FAST, "-o", "csv").stdout)))
+    assert [row["n_prompt"] for row in rows] == ["8", "0"] and "samples_ns" not in rows[0]
+    lines = bitnet("bench", *FAST, "-o", "jsonl").stdout.splitlines()
+    assert [json.loads(line)["n_gen"] for line in lines] == [0, 3]
+
+
+def test_a_synthetic_model_computes_the_same_in_memory_and_from_its_file(bitnet: Bitnet, tmp_path: Path) -> None:
+    path = tmp_path / "synthetic.gguf"
+    assert bitnet("bench", "--synthetic", "tiny", "--write", path).returncode == 0
+    file = measured(bitnet, "-m", path, *FAST)
+    memory = bitnet("bench", "--synthetic", "TINY", *FAST, "-o", "json")
+    assert [t["logits_hash"] for t in file] == [t["logits_hash"] for t in json.loads(memory.stdout)]
+
+
+def test_wrong_lists_formats_and_names_are_refused(bitnet: Bitnet) -> None:
+    for arguments in (["-p", "1,x"], ["-n", "-1"], ["-o", "xml"], ["-p", "9", "--ctx-size", "8"], ["--kv", "f8"]):
+        assert bitnet("bench", *arguments).returncode == 2, arguments
+    assert bitnet("bench", "--synthetic", "9000B").returncode == 2

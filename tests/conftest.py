@@ -1,0 +1,27 @@
+"""Models small enough to be made for a test run, and read back like any other file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitnet import backends, models
+from bitnet.bench.vocabulary import byte_tokenizer
+from bitnet.convert.gguf import write_checkpoint
+from bitnet.models import Decoder
+from bitnet.models.synthetic import SyntheticCheckpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GGUF file of two layers that opens, tokenizes bytes and generates (nonsense)."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    write_checkpoint(SyntheticCheckpoint("tiny"), path, tokenizer=byte_tokenizer())
+    return path
+
+
+@pytest.fixture
+def tiny_model() -> Decoder:
+    """The same weights on the reference backend."""
+    return models.load(SyntheticCheckpoint("tiny"), backends.make("reference"))
