@@ -54,8 +54,8 @@ class BitNet:
     may use. backend: "cpu", or "reference" for the slow definition in NumPy. The remaining arguments are those of
     EngineConfig: ctx_size, max_sequences, chunk, kv.
 
-    Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError when
-    the weights would not fit into memory (`force=True` tries all the same).
+    Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
+    when the weights would not fit into memory (`force=True` tries all the same).
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def available_bytes() -> int:
 
 
 def cgroup_available(root: Path) -> list[int]:
-    """What the control group still allows (version 2, then 1); empty without a limit. Its page cache can be taken back."""
+    """What the control group (version 2, then 1) still allows, its page cache given back; empty without a limit."""
     for limit, usage in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
