@@ -31,7 +31,9 @@ goldens: .venv/built
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "bitnet needs Python 3.10 or newer."; exit 1; }
-	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Debian keeps venv apart: apt-get install python3-venv"; exit 1; }
+	@# Debian keeps the part of venv that installs pip in python3-venv.
+	$(PYTHON) -m venv .venv 2>/dev/null || { $(PYTHON) -m venv --clear --without-pip .venv && $(BIN)/python tools/install_pip.py; } \
+	  || { rm -rf .venv; echo "No pip: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install -q --upgrade pip
 
 .venv/built: .venv/bin/python $(CORE)
