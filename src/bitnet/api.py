@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, overload
 
 import bitnet.formats
 from bitnet import backends, models
-from bitnet.engine import LLM, EngineConfig, Output, SamplingParams, Sequence, TokenLogprob
+from bitnet.engine import LLM, EngineConfig, SamplingParams, Sequence, TokenLogprob
 from bitnet.errors import ParameterError, UnsupportedError
 from bitnet.models.load import Progress
 from bitnet.tokenizer import ChatTemplate, Tokenizer, chat_template_for
@@ -103,7 +103,7 @@ class BitNet:
         params = sampling_params(max_tokens, sampling)
         sequences = [self.llm.add_request(self.tokenize(p), params) for p in prompts]
         texts = dict.fromkeys(sequences, "")
-        for output in self.run(sequences):
+        for output in self.llm.run(sequences):
             texts[output.sequence] += output.text
         if sequences:
             self.stats = Stats.of(sequences[-1])
@@ -145,15 +145,8 @@ class BitNet:
         sequence = self.llm.add_request(ids, params)
         return self._pieces(sequence)
 
-    def run(self, sequences: list[Sequence]) -> Iterator[Output]:
-        """The outputs of queued sequences as they come; raises the error of the first that fails."""
-        for output in self.llm.run(sequences):
-            if output.sequence.error:
-                raise output.sequence.error
-            yield output
-
     def _pieces(self, sequence: Sequence) -> Iterator[str]:
-        for output in self.run([sequence]):
+        for output in self.llm.run([sequence]):
             if output.text:
                 yield output.text
         self.stats = Stats.of(sequence)
@@ -169,7 +162,7 @@ class BitNet:
         """The natural log-probability of every token of `text` after its first, given those before it."""
         params = SamplingParams(max_tokens=0, logprobs=top or None)
         sequence = self.llm.add_request(self.tokenize(text), params, score_prompt=True)
-        for _ in self.run([sequence]):
+        for _ in self.llm.run([sequence]):
             pass
         return sequence.prompt_logprobs
 

@@ -51,6 +51,9 @@ NEEDS = {  # written out a second time, because running an instruction that a CP
     "avx512_vnni": {"avx2", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "avx_vnni": {"avx2", "f16c", "avx_vnni"},
     "avx2": {"avx2", "f16c"},
+    "neon_i8mm": {"neon", "neon_dotprod", "neon_i8mm"},
+    "neon_dotprod": {"neon", "neon_dotprod"},
+    "neon": {"neon"},
     "scalar": set(),
 }
 

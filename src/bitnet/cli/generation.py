@@ -13,7 +13,7 @@ from bitnet.engine import Sequence
 def stream(model: BitNet, sequence: Sequence, write: Callable[[str], None]) -> None:
     """Pass the text of a queued sequence to `write`; whatever stops this ends the sequence too."""
     try:
-        for output in model.run([sequence]):
+        for output in model.llm.run([sequence]):
             if output.text:
                 write(output.text)
     finally:
