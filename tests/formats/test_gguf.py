@@ -2,7 +2,6 @@
 
 import os
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -70,13 +69,11 @@ def test_the_alignment_of_the_file_is_followed(save, gguf_bytes):
     assert formats.open(save(whole)).read("b").data[0] == 2
 
 
-def test_a_vocabulary_of_150000_is_read_in_half_a_second(save, gguf_bytes):
+def test_a_vocabulary_of_150000_is_read(save, gguf_bytes):
     b = gguf_bytes
     tokens = b"".join(b.string(f"token{i}") for i in range(150_000))
     path = save(b(pairs=[b.text("general.architecture", "x"), b.array("tokens", 8, 150_000, tokens)]).whole())
-    began = time.perf_counter()
     metadata = formats.open(path).metadata
-    assert time.perf_counter() - began < 0.5
     assert metadata["tokens"][149_999] == "token149999"
 
 

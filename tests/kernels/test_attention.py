@@ -27,7 +27,9 @@ def reference(q: Floats, k: Floats, v: Floats, head_dim: int, scale: float) -> N
     return ((weights / weights.sum(axis=-1, keepdims=True)) @ vh).transpose(1, 0, 2).reshape(tokens, -1)
 
 
-def run(q: Floats, k: Floats, v: Floats, cache: _core.KVCache, chunks: list[int], table: list[int], head_dim: int) -> Floats:
+def run(
+    q: Floats, k: Floats, v: Floats, cache: _core.KVCache, chunks: list[int], table: list[int], head_dim: int
+) -> Floats:
     """One sequence through layer 1, in chunks."""
     out, begin = [], 0
     for count in chunks:
@@ -40,15 +42,24 @@ def run(q: Floats, k: Floats, v: Floats, cache: _core.KVCache, chunks: list[int]
     return np.concatenate(out)
 
 
-def setup(tokens: int, heads: int, kv_heads: int, head_dim: int, dtype: str, block_size: int = 16) -> tuple[Floats, Floats, Floats, _core.KVCache, list[int]]:
-    q, k, v = normal(tokens, heads * head_dim), normal(tokens, kv_heads * head_dim, seed=1), normal(tokens, kv_heads * head_dim, seed=2)
+def setup(
+    tokens: int, heads: int, kv_heads: int, head_dim: int, dtype: str, block_size: int = 16
+) -> tuple[Floats, Floats, Floats, _core.KVCache, list[int]]:
+    q, k, v = (
+        normal(tokens, heads * head_dim),
+        normal(tokens, kv_heads * head_dim, seed=1),
+        normal(tokens, kv_heads * head_dim, seed=2),
+    )
     blocks = -(-tokens // block_size) + 5
     cache = _core.KVCache(2, blocks, block_size, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype)
     return q, k, v, cache, [int(b) for b in np.random.default_rng(3).permutation(blocks)]
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(1, 1, 16), (4, 4, 100), (6, 2, 96), (5, 1, 64), (8, 2, 128), (2, 1, 256), (3, 3, 7), (8, 1, 32)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"),
+    [(1, 1, 16), (4, 4, 100), (6, 2, 96), (5, 1, 64), (8, 2, 128), (2, 1, 256), (3, 3, 7), (8, 1, 32)],
+)
 def test_attention(isa: str, dtype: str, heads: int, kv_heads: int, head_dim: int) -> None:
     q, k, v, cache, table = setup(50, heads, kv_heads, head_dim, dtype)
     got = run(q, k, v, cache, [50], table, head_dim)
@@ -63,7 +74,13 @@ def test_chunks_threads_and_instruction_sets_give_the_same_bits(dtype: str, bloc
     tokens, head_dim = 700, 64  # three segments of 256 positions
     results = []
     for name in _core.isas():
-        for threads, chunks in [(1, [700]), (3, [700]), (2, [1] * 20 + [300, 379, 1]), (4, [256, 256, 188]), (3, [699, 1])]:
+        for threads, chunks in [
+            (1, [700]),
+            (3, [700]),
+            (2, [1] * 20 + [300, 379, 1]),
+            (4, [256, 256, 188]),
+            (3, [699, 1]),
+        ]:
             _core.set_isa(name)
             _core.set_threads(threads)
             q, k, v, cache, table = setup(tokens, 4, 2, head_dim, dtype, block_size)
@@ -92,7 +109,9 @@ def test_later_positions_reach_no_earlier_row(isa: str) -> None:
     k[30:], v[30:] = np.nan, np.inf
     got = run(q, k, v, cache, [40], table, 24)
     np.testing.assert_array_equal(got[:30], want[:30])
-    np.testing.assert_array_equal(run(q[:30], k[:30], v[:30], cache, [30], table, 24), want[:30])  # the cache holds them now
+    np.testing.assert_array_equal(
+        run(q[:30], k[:30], v[:30], cache, [30], table, 24), want[:30]
+    )  # the cache holds them now
     assert np.isnan(got[30:]).all()
 
 
@@ -103,7 +122,9 @@ def test_neighbours_in_the_batch_change_nothing() -> None:
     cache = _core.KVCache(2, 50, 16, kv_heads=2, head_dim=head_dim, dtype="F16")
     positions = np.concatenate([np.arange(n) for n in lengths]).astype(np.int32)
     starts = np.cumsum([0, *lengths]).astype(np.int32)
-    together = _core.attention(q, k, v, cache, 1, positions, starts, np.array(tables, np.int32), head_dim, head_dim**-0.5)
+    together = _core.attention(
+        q, k, v, cache, 1, positions, starts, np.array(tables, np.int32), head_dim, head_dim**-0.5
+    )
     for b, n in enumerate(lengths):
         alone = _core.KVCache(2, 50, 16, kv_heads=2, head_dim=head_dim, dtype="F16")
         rows = slice(starts[b], starts[b] + n)

@@ -48,7 +48,9 @@ def dense(data: Floats, dtype: str) -> tuple[_core.DenseWeight, NDArray[np.float
     n, k = data.shape
     codes = np.random.default_rng(1).integers(-128, 128, (n, k), np.int8)
     scales = np.random.default_rng(2).uniform(0.001, 0.1, (n, k // 32)).astype(np.float16)
-    return _core.DenseWeight(codes, dtype, scales), codes.astype(np.float64) * np.repeat(scales.astype(np.float64), 32, axis=1)
+    return _core.DenseWeight(codes, dtype, scales), codes.astype(np.float64) * np.repeat(
+        scales.astype(np.float64), 32, axis=1
+    )
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "Q8_0"])
@@ -107,14 +109,20 @@ def test_rms_norm(d: int, tokens: int) -> None:
     x, weight = normal(tokens, d) * 3, normal(d, seed=1)
     got = on_every_set(lambda: _core.rms_norm(x, weight, 1e-5))
     x64 = x.astype(np.float64)
-    np.testing.assert_allclose(got, x64 / np.sqrt((x64**2).mean(axis=1, keepdims=True) + 1e-5) * weight, rtol=2e-6, atol=1e-30)
+    np.testing.assert_allclose(
+        got, x64 / np.sqrt((x64**2).mean(axis=1, keepdims=True) + 1e-5) * weight, rtol=2e-6, atol=1e-30
+    )
 
 
-def rope_reference(x: Floats, cos: Floats, sin: Floats, positions: NDArray[np.int32], head_dim: int, interleaved: bool) -> NDArray[np.float64]:
+def rope_reference(
+    x: Floats, cos: Floats, sin: Floats, positions: NDArray[np.int32], head_dim: int, interleaved: bool
+) -> NDArray[np.float64]:
     heads = x.astype(np.float64).reshape(len(x), -1, head_dim).copy()
     c, s = cos.astype(np.float64)[positions][:, None], sin.astype(np.float64)[positions][:, None]
     half = cos.shape[1]
-    first, second = (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if interleaved else (slice(0, half), slice(half, 2 * half))
+    first, second = (
+        (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if interleaved else (slice(0, half), slice(half, 2 * half))
+    )
     a, b = heads[..., first].copy(), heads[..., second].copy()
     heads[..., first], heads[..., second] = a * c - b * s, b * c + a * s
     return heads.reshape(x.shape)

@@ -12,13 +12,19 @@ from bitnet import _core
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}
+    )
 
 
 def test_best_usable_instruction_set_runs() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "BITNET_ISA"}
     done = subprocess.run(
-        [sys.executable, "-c", "from bitnet import _core; print(_core.isa())"], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-c", "from bitnet import _core; print(_core.isa())"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
     )
     assert done.stdout.strip() == _core.isas()[0]
 
@@ -46,7 +52,7 @@ def test_set_isa_switches_and_refuses(isa: str) -> None:
     assert _core.isa() == isa
 
 
-EVERYTHING = {name: True for name in _core.cpu_features()}
+EVERYTHING = dict.fromkeys(_core.cpu_features(), True)
 NEEDS = {  # written out a second time, because running an instruction that a CPU lacks ends the process
     "avx512_vnni": {"avx2", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "avx_vnni": {"avx2", "f16c", "avx_vnni"},

@@ -52,7 +52,13 @@ def test_extreme_inputs_do_not_overflow(isa: str, code: int, value: int, tokens:
 
 
 @settings(deadline=None, max_examples=60)
-@given(n=st.integers(1, 70), k=st.integers(1, 600), t=st.integers(1, 19), seed=st.integers(0, 2**32 - 1), threads=st.integers(1, 4))
+@given(
+    n=st.integers(1, 70),
+    k=st.integers(1, 600),
+    t=st.integers(1, 19),
+    seed=st.integers(0, 2**32 - 1),
+    threads=st.integers(1, 4),
+)
 def test_any_shape_on_any_set(n: int, k: int, t: int, seed: int, threads: int) -> None:
     codes, q = random_codes(n, k, seed), random_q(t, k, seed)
     weight, want = _core.TernaryWeight(codes, np.float32(1)), exact(codes, q)
@@ -173,7 +179,9 @@ def test_wrong_arrays_are_named(x: object, message: str) -> None:
         _core.linear(x, [_core.TernaryWeight.random(4, 8, 0, 1.0)])
 
 
-@pytest.mark.parametrize("scales", [np.zeros(3, np.float32), np.zeros((4, 3), np.float32), np.zeros((4, 4, 1), np.float32)])
+@pytest.mark.parametrize(
+    "scales", [np.zeros(3, np.float32), np.zeros((4, 3), np.float32), np.zeros((4, 4, 1), np.float32)]
+)
 def test_scales_that_do_not_fit_are_refused(scales: NDArray[np.float32]) -> None:
     with pytest.raises(ValueError, match="scales are"):
         _core.TernaryWeight(np.zeros((4, 64), np.int8), scales)

@@ -15,9 +15,14 @@ from bitnet.cli.text import printable
 LONGEST = 100  # characters of a metadata value
 
 
+class Pipeable(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # for main() to end quietly; the library would exit with 1
+
+
 def show(found: dict[str, Any], tensors: bool) -> None:
     """Print it; into a pipe without colours, and wide enough that nothing is cut."""
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, markup=False)
+    console = Pipeable(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, markup=False)
     console.print(table("Metadata", ("key", "value"), [(k, brief(v)) for k, v in found["metadata"].items()]))
     if tensors:
         rows = [(t["name"], sizes(t["shape"]), t["type"], f"{t['bytes']:,}") for t in found["tensors"]]

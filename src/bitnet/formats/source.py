@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet.errors import FormatError
+from bitnet.errors import FormatError, ModelError
 
 Bytes = NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ class SourceFile:
             if mapped and self.size:
                 self._mapping = np.memmap(path, np.uint8, "r")
         except OSError as error:
-            raise FormatError(f"{path} cannot be opened: {error.strerror}.") from error
+            raise ModelError(f"{path} cannot be opened: {error.strerror}.") from error
 
     def read(self, offset: int, nbytes: int) -> Bytes:
         """A fresh array of exactly `nbytes` bytes from `offset`."""
@@ -80,11 +80,11 @@ class SourceFile:
 
 
 def regular_file(path: Path) -> int:
-    """The size of the regular file at `path`; a FormatError for anything else."""
+    """The size of the regular file at `path`; ModelError when it cannot be had, FormatError when it is something else."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
-        raise FormatError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
+        raise ModelError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}.") from error
     if not stat.S_ISREG(status.st_mode):
         raise FormatError(f"{path} is a {_kind(status.st_mode)}, not a model file.")
     return status.st_size
