@@ -193,7 +193,14 @@ Activation activation_of(const std::string& name) {
 
 // ---- weights
 
-void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in) {
+Density density_of(const std::string& name) {
+  if (name == "2bit") return Density::T2;
+  if (name == "1.6bit") return Density::T5;
+  fail("density is \"" + name + "\"; it must be \"2bit\" or \"1.6bit\".");
+}
+
+void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in, const std::string& density_text) {
+  const Density density = density_of(density_text);
   const Matrix<const int8_t> codes = matrix(codes_in, "codes");
   nb::object scales = nb::steal(PyArray_FROM_OTF(scales_in.ptr(), NPY_FLOAT, NPY_ARRAY_IN_ARRAY));
   if (!scales.is_valid()) nb::raise_python_error();
@@ -210,7 +217,7 @@ void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in
   const auto* data = static_cast<const float*>(PyArray_DATA(array));
   std::vector<float> values(data, data + PyArray_SIZE(array));
   const Free free(kHeavy);
-  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1);
+  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1, density);
 }
 
 Out<int8_t> ternary_codes(const TernaryWeight& w) {
@@ -520,15 +527,17 @@ NB_MODULE(_core, m) {
   m.def("read_bandwidth", &measure_bandwidth, "bytes"_a, "threads"_a,
         "GB/s (1e9 bytes) of reading `bytes` of fresh memory with `threads`, the best of five passes.");
 
-  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 bits a weight.")
-      .def("__init__", &make_ternary, "codes"_a, "scales"_a,
-           nb::sig(
-               "def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike) -> None"),
+  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 or 1.6 bits a weight.")
+      .def("__init__", &make_ternary, "codes"_a, "scales"_a, "density"_a = "2bit",
+           nb::sig("def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike, "
+                   "density: str = '2bit') -> None"),
            "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
-           "16 columns.")
+           "16 columns. density: \"2bit\", or \"1.6bit\" (no groups): fewer bytes for more arithmetic, with the same "
+           "results.")
       .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f,
                   "Uniform random codes with one scale, the same for the same seed.")
       .def_prop_ro("shape", [](const TernaryWeight& w) { return std::pair(w.n, w.k); })
+      .def_prop_ro("density", [](const TernaryWeight& w) { return w.density == Density::T5 ? "1.6bit" : "2bit"; })
       .def_prop_ro(
           "group", [](const TernaryWeight& w) { return w.group; },
           "Columns that share a scale; 0 when one scale serves the whole row.")
