@@ -19,10 +19,11 @@ class Runner:
         self.cache: Cache = model.ops.new_cache(
             c.num_hidden_layers, blocks, c.num_key_value_heads, c.head_dim, kv_dtype
         )
+        self.compute = model.ops.compile(model, self.cache)
 
     def run(self, chunks: list[Chunk]) -> list[Floats]:
         """The logits (rows, vocab) of each chunk: of its last token, or of all where the prompt is scored."""
-        logits = self.model(make_step(chunks), self.cache)
+        logits = self.compute(make_step(chunks))
         ends = np.cumsum([len(wanted_rows(c)) for c in chunks])
         return np.split(logits, ends[:-1])
 
