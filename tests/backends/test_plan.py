@@ -230,6 +230,17 @@ def test_memory_is_that_of_the_largest_step(pair: Pair) -> None:
     assert pair.plan.arena_bytes == largest
 
 
+def test_layers_share_their_memory() -> None:
+    def arena(layers: int) -> int:
+        plan = Pair(tiny.load(tiny.Synthetic(tiny.BITNET | {"num_hidden_layers": layers}), "cpu")).plan
+        plan(Step.whole(PROMPT))
+        return int(plan.arena_bytes)
+
+    assert arena(7) == arena(2)
+    # At most these live at once: the residual stream, its norm, gate and up; in the T and in the S part of the arena.
+    assert arena(2) == 2 * 4 * len(PROMPT) * (64 + 64 + 160 + 160)
+
+
 def test_a_long_run_does_not_grow(pair: Pair) -> None:
     tracemalloc = pytest.importorskip("tracemalloc")
 
@@ -402,7 +413,7 @@ def test_signals_are_handled_between_steps(pair: Pair) -> None:
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, 0.02)
     try:
-        with pytest.raises(Rang):
+        with pytest.raises(Rang):  # noqa: PT012
             while True:
                 pair.plan(Step.whole(PROMPT))
         pair.assert_same(Step.whole(PROMPT))
