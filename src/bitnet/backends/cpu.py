@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bitnet._core as _core
-from bitnet.backends.base import BLOCK_SIZE, Ints, Ops, Rope, Step
+from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
+from bitnet.backends.plan import Plan
 from bitnet.quant.tensor import Tensor, TernaryTensor
 
 Floats = NDArray[np.float32]
@@ -71,6 +72,9 @@ class CPU(Ops):
 
     def head(self, x: Floats, weight: Matrix) -> Floats:
         return _core.linear(x, [weight])[0] if len(x) else np.empty((0, weight.shape[0]), np.float32)
+
+    def compile(self, model: Model, cache: _core.KVCache) -> Plan:
+        return Plan(model, cache, self.angles)
 
 
 def weight_bytes(weights: dict[str, Any]) -> int:
