@@ -112,6 +112,29 @@ BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks
   }
 }
 
+// Stored bytes are unsigned and both planes signed, as a product-sum wants them. Two blocks in flight.
+#define BITNET_SCREEN_TILE
+BITNET_INLINE void screen_tile(const uint8_t* w, int64_t blocks, const ScreenToken& x, double* out) {
+  __m512i hi[2], lo[2];
+  for (int s = 0; s < 2; ++s) hi[s] = lo[s] = _mm512_setzero_si512();
+  for (int64_t b = 0; b < blocks; b += 2) {  // columns are a multiple of 16, so blocks are one of 4
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; ++s) {
+      const uint8_t* p = w + 64 * (b + s);
+      prefetch(p + kPrefetchBytes);
+      const __m512i v = _mm512_loadu_si512(p);
+      hi[s] = _mm512_dpbusd_epi32(hi[s], v, broadcast(x.planes + 8 * (b + s)));
+      lo[s] = _mm512_dpbusd_epi32(lo[s], v, broadcast(x.planes + 8 * (b + s) + 4));
+    }
+  }
+  const __m512i h = _mm512_add_epi32(hi[0], hi[1]), l = _mm512_add_epi32(lo[0], lo[1]);
+  const __m512d step = _mm512_set1_pd(256);
+  _mm512_storeu_pd(out, _mm512_add_pd(_mm512_mul_pd(_mm512_cvtepi32_pd(_mm512_castsi512_si256(h)), step),
+                                      _mm512_cvtepi32_pd(_mm512_castsi512_si256(l))));
+  _mm512_storeu_pd(out + 8, _mm512_add_pd(_mm512_mul_pd(_mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(h, 1)), step),
+                                          _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(l, 1))));
+}
+
 uint64_t read(const uint8_t* p, int64_t bytes) {
   __m512i a = _mm512_setzero_si512(), b = a;
   for (int64_t i = 0; i + 128 <= bytes; i += 128) {
