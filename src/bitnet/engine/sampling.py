@@ -59,6 +59,13 @@ class SamplingParams:
     def has_penalties(self) -> bool:
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
+    @property
+    def top(self) -> int:
+        """How many of the likeliest logits decide the token; 0: all."""
+        if self.has_penalties or self.logprobs is not None:
+            return 0
+        return self.top_k if self.temperature else 1
+
 
 def check_stop(stop: Any) -> None:
     if not isinstance(stop, (tuple, list)) or not all(isinstance(s, str) and s for s in stop):
