@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bitnet import backends
 from bitnet.engine import LLM, EngineConfig, SamplingParams, Sequence
 from bitnet.engine.runner import MOST_TOP, Runner, needed_logits
+from bitnet.engine.sampling import sample
 from bitnet.engine.scheduler import Chunk
 from bitnet.errors import BitNetError, ParameterError
 from bitnet.formats.checkpoint import TensorInfo
@@ -161,6 +164,26 @@ def test_only_the_needed_logits_reach_the_sampler(models: tuple[Decoder, Decoder
         c.sequence.blocks = [0]
         computed[head] = int(np.isfinite(Runner(models[1], 4, "f32", head).run([c])[0]).sum())
     assert computed["full"] == VOCAB and computed["auto"] < VOCAB // 4
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    top_k=st.integers(1, 64),
+    temperature=st.sampled_from([1e-3, 0.1, 0.8, 1.0, 5.0, 100.0]),
+    top_p=st.sampled_from([0.1, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05]),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_a_draw_among_the_likeliest_is_the_draw_among_all(
+    seed: int, top_k: int, temperature: float, top_p: float, min_p: float, draw: float
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = np.round(random.standard_normal(500) * 4, int(random.integers(0, 7))).astype(np.float32)  # with ties
+    least = np.sort(logits)[-top_k - int(random.integers(0, 100))]
+    screened = np.where(logits >= least, logits, np.float32(-np.inf))
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    assert sample(screened, params, {}, {}, draw) == sample(logits, params, {}, {}, draw)
 
 
 @pytest.mark.parametrize(

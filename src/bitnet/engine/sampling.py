@@ -85,13 +85,15 @@ def sample(
         logits = penalize(logits, params, prompt, output)
     if params.temperature == 0:
         return int(logits.argmax())
-    weights = np.exp((logits.astype(np.float64) - logits.max()) / params.temperature)  # the likeliest weighs 1
+    # What is ruled out weighs nothing: all but a few where the head was screened.
+    allowed = np.flatnonzero(logits > -np.inf) if logits.min() == -np.inf else np.arange(len(logits))
+    weights = np.exp((logits[allowed].astype(np.float64) - logits.max()) / params.temperature)  # the likeliest weighs 1
     ids = np.arange(len(weights))
     for keep in FILTERS:
         ids = keep(weights, ids, params)
     # Inverse transform: the draw falls into each token's share of the unit interval with its probability.
     cumulative = weights[ids].cumsum()
-    return int(ids[min(int(cumulative.searchsorted(draw * cumulative[-1], side="right")), len(ids) - 1)])
+    return int(allowed[ids[min(int(cumulative.searchsorted(draw * cumulative[-1], side="right")), len(ids) - 1)]])
 
 
 def check(logits: Floats) -> None:
