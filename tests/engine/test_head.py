@@ -191,7 +191,7 @@ def test_a_draw_among_the_likeliest_is_the_draw_among_all(
     [
         ("F16", 128256, 10**9, True),
         ("F16", 128256, 3 * 10**8, False),  # the weights take all of it
-        ("F16", 3000, 10**9, False),
+        ("F16", 200, 10**9, False),
         ("Q8_0", 128256, 10**9, False),
         ("BF16", 32002, 10**9, True),
     ],

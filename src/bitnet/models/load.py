@@ -22,7 +22,7 @@ from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 ARCHITECTURES = {"bitnet": "bitnet", "bitnet-b1.58": "bitnet", "bitnet-25": "bitnet", "llama": "llama"}
 TERNARY_TYPES = ("packed", "I2_S", "TQ1_0", "TQ2_0")
 HEADS = ("auto", "full", "screen")  # when to make a screen of the output head
-LEAST_SCREENED = 16 << 20  # bytes of a head below which "auto" makes none
+LEAST_SCREENED = 1 << 20  # bytes of a head below which "auto" makes none
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 
 
