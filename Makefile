@@ -7,7 +7,7 @@ CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 .DELETE_ON_ERROR:
 
 run: .venv/built
-	@$(BIN)/bitnet run "Once upon a time"
+	@$(BIN)/bitnet run --chat --temperature 0.6 "Tell me a story about a brave girl."
 
 test: .venv/test
 	$(BIN)/pytest -q --ignore=tests/live

@@ -17,6 +17,7 @@
 #include "kernels/registry.h"
 #include "ops/attention.h"
 #include "ops/batch.h"
+#include "ops/head.h"
 #include "ops/linear.h"
 #include "ops/rows.h"
 #include "ops/weights.h"
@@ -323,6 +324,22 @@ nb::list linear_list(In<float> x_in, nb::list weights) {
   return results;
 }
 
+void add_screen(DenseWeight& w) {
+  const Free free(kHeavy);
+  w.screen = std::make_shared<const Screen>(w);
+}
+
+Out<float> head_rows(In<float> x_in, const DenseWeight& w, int64_t top) {
+  const Matrix<const float> x = matrix(x_in, "x");
+  if (x.columns != w.k)
+    fail("x has " + std::to_string(x.columns) + " columns; the weight is (" + std::to_string(w.n) + ", " +
+         std::to_string(w.k) + ").");
+  Out<float> y = empty<float>({x.rows, w.n});
+  const Free free(kHeavy);
+  head(x, w, top, y.data());
+  return y;
+}
+
 template <class Weight>
 Out<float> embed_rows(const Weight& w, In<int32_t> ids_in) {
   int64_t count = 0;
@@ -506,13 +523,14 @@ void replace_angles(Replay& replay, int32_t index, In<float> cos_in, In<float> s
 }
 
 Out<float> run_plan(Replay& replay, In<int32_t> ids, In<int32_t> positions, In<int32_t> starts, In<int32_t> want,
-                    In<int32_t> tables) {
+                    In<int32_t> tables, int64_t top) {
   Step step{};
   step.ids = vector(ids, "ids", step.tokens);
   step.positions = vector_of(positions, "positions", step.tokens);
   step.starts = vector(starts, "starts", step.sequences);
   step.want = vector(want, "want", step.wanted);
   step.block_tables = matrix(tables, "block_tables");
+  step.top = top;
   if (--step.sequences < 0 || step.block_tables.rows != step.sequences)
     fail("starts has " + std::to_string(step.sequences + 1) + " elements and block_tables " +
          std::to_string(step.block_tables.rows) + " rows; B sequences need B + 1 and B.");
@@ -606,7 +624,11 @@ NB_MODULE(_core, m) {
                   "Uniform random values in [-scale, scale), the same for the same seed.")
       .def_prop_ro("shape", [](const DenseWeight& w) { return std::pair(w.n, w.k); })
       .def_prop_ro("dtype", [](const DenseWeight& w) { return dtype_name(w.dtype); })
-      .def_prop_ro("nbytes", &DenseWeight::nbytes);
+      .def_prop_ro("nbytes", &DenseWeight::nbytes)
+      .def("add_screen", &add_screen, "Make the cheap copy of the rows that head(top > 0) reads first.")
+      .def_prop_ro(
+          "screen_nbytes", [](const DenseWeight& w) { return w.screen ? w.screen->nbytes() : 0; },
+          "Bytes of that copy; 0 where there is none.");
 
   m.def("quantize", &quantize_rows, "x"_a,
         nb::sig("def quantize(x: numpy.typing.NDArray[numpy.float32]) -> tuple[numpy.typing.NDArray[numpy.int8], "
@@ -620,6 +642,9 @@ NB_MODULE(_core, m) {
                 "list[numpy.typing.NDArray[numpy.float32]]"),
         "x (T, k) times each weight (n, k), to (T, n). For ternary weights x is quantised by the absmax of each row, "
         "once.");
+  m.def("head", &head_rows, "x"_a, "w"_a, "top"_a = 0,
+        "Logits (S, n) of x (S, k). With top > 0 and a screen only the `top` largest of a row, and their equals, are "
+        "sure to be there; all that are there equal linear's, the others are -inf.");
   m.def("embed", &embed_rows<DenseWeight>, "w"_a, "ids"_a, "Rows of a table, dequantised: ids (T,) to (T, k).");
   m.def("embed", &embed_rows<TernaryWeight>, "w"_a, "ids"_a);
   m.def("rms_norm", &rms_norm_rows, "x"_a, "weight"_a, "eps"_a, "x (T, d) / sqrt(mean(x^2) + eps) * weight (d,).");
@@ -695,8 +720,8 @@ NB_MODULE(_core, m) {
 
   nb::class_<Replay>(m, "Plan", "A program made ready: a step of the model in one call, without the GIL.")
       .def(nb::init<const Capture&, int32_t>(), "program"_a, "logits"_a, nb::keep_alive<1, 2>())
-      .def("run", &run_plan, "ids"_a, "positions"_a, "starts"_a, "want"_a, "block_tables"_a,
-           "Logits (S, vocab) in an array of their own. Calls of several threads take turns.")
+      .def("run", &run_plan, "ids"_a, "positions"_a, "starts"_a, "want"_a, "block_tables"_a, "top"_a = 0,
+           "Logits (S, vocab), as head gives them, in an array of their own. Calls of several threads take turns.")
       .def("set_angles", &replace_angles, "angles"_a, "cos"_a, "sin"_a, "Longer tables for rope.")
       .def_prop_ro(
           "arena_bytes", [](const Replay& r) { return r.plan.arena_bytes(); },

@@ -97,7 +97,7 @@ def test_absurd_options_are_refused_by_name(model: BitNet, options: dict[str, ob
 
 
 @pytest.mark.parametrize(
-    "options", [{"ctx_size": -1}, {"kv": "f8"}, {"max_sequences": 0}, {"size": 1}, {"threads": -1}]
+    "options", [{"ctx_size": -1}, {"kv": "f8"}, {"head": "half"}, {"max_sequences": 0}, {"size": 1}, {"threads": -1}]
 )
 def test_absurd_sizes_are_refused_by_name(tiny_gguf: Path, options: dict[str, object]) -> None:
     with pytest.raises(ParameterError, match=next(iter(options))):

@@ -85,6 +85,42 @@ struct AttentionTask {
   float* out;      // [rows][head_dim]: sum of exp(score - max) * value
 };
 
+// The screen of an output head: a cheap copy of its rows, row r ~ scale * code with int8 codes, and how far that can be
+// off. A row group is 16 rows, stored as blocks of 4 columns, one after the other:
+//
+//   byte 4r + j of block b   =   code of [row r][column 4b + j] + 128         r < 16; j < 4
+//
+// Columns that only pad (to a multiple of 16) hold the code of zero, 128.
+constexpr int kScreenColumns = 4;
+constexpr int kScreenMostColumns = 65536;  // 255 * 128 * 65536 < 2^31: byte products add up in int32
+
+// A token as the screen takes it: x ~ step * codes, |code| <= 32639.
+struct ScreenToken {
+  const int16_t* codes;  // [columns]
+  const int8_t* planes;  // the codes once more, as 256 * hi + lo: [columns / 4][4 hi, 4 lo]
+  double offset;         // 128 * the sum of the codes: what storing code + 128 adds to every sum
+  float step;
+  float per_error, per_norm, slack;
+  float* lower;  // [rows]
+  float* upper;
+  float* group_lower;  // [row_groups]: the largest of each row group
+  float* group_upper;
+};
+
+// approximation[r] = (exact integer sum of codes) * (scale[r] * step)
+// radius[r] = error[r] * per_error + norm[r] * per_norm + slack
+// lower, upper = approximation -+ radius
+struct ScreenTask {
+  const uint8_t* codes;  // first row group
+  int64_t row_groups;
+  int64_t blocks;       // of a row group
+  const float* scales;  // [rows]
+  const float* errors;  // [rows]: length of (row - scale * codes), rounded up; infinite for a row that is not finite
+  const float* norms;   // [rows]: length of scale * codes, rounded up
+  const ScreenToken* tokens;
+  int64_t count;  // of tokens
+};
+
 struct RopeTask {
   const float* x;  // [heads][head_dim] of one token
   float* y;
@@ -134,6 +170,11 @@ struct Kernels {
   void (*attend_merge)(float* max, float* sum, float* out, const float* part_max, const float* part_sum,
                        const float* part_out, int64_t rows, int64_t head_dim);
   void (*attend_finish)(float* out, const float* sum, int64_t rows, int64_t head_dim);
+
+  // screen
+  // Codes of one row: w has `columns` floats, a multiple of 16; `to` is the row's first byte in its row group.
+  void (*screen_row)(const float* w, int64_t columns, uint8_t* to, float* scale, float* error, float* norm);
+  void (*screen)(const ScreenTask&);
 
   // Reads every cache line once; the sum keeps the compiler from leaving it out.
   uint64_t (*read)(const uint8_t* p, int64_t bytes);

@@ -1,12 +1,15 @@
 // Matrices (n outputs, k inputs) in the form that the kernels read, each in memory of its own.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels/kernels.h"
 #include "runtime/memory.h"
 
 namespace bitnet {
+
+class Screen;  // ops/head.h
 
 class TernaryWeight {
  public:
@@ -51,6 +54,7 @@ class DenseWeight {
 
   int64_t n, k;
   DType dtype;
+  std::shared_ptr<const Screen> screen;  // where the matrix serves as an output head
 
   int64_t columns() const;  // k padded to what the kernels read at once
   int64_t row_bytes() const { return row_bytes_; }

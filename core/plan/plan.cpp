@@ -8,6 +8,7 @@
 
 #include "ops/attention.h"
 #include "ops/batch.h"
+#include "ops/head.h"
 #include "ops/rows.h"
 
 namespace bitnet {
@@ -127,6 +128,7 @@ void Plan::execute(const Instruction& instruction, const Step& step, float* logi
       return;
     }
     case Op::Head: {
+      if (const DenseWeight* w = weight(0).dense; w && w->screen) return head(in(0), *w, step.top, logits);
       const Product product{weight(0).ternary, weight(0).dense, logits};
       return linear(in(0), &product, 1);
     }

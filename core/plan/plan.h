@@ -18,6 +18,7 @@ struct Step {
   const int32_t *ids, *positions, *starts, *want;
   int64_t tokens, sequences, wanted;
   Matrix<const int32_t> block_tables;
+  int64_t top;  // likeliest logits that are needed of each row; 0: all
 };
 
 // Results have the bits that the operations give when they are called one by one. Intermediate values lie in an arena

@@ -52,7 +52,7 @@ class BitNet:
 
     model: a path, or nothing for the model that ships with the package. threads: 0 uses every processor this process
     may use. backend: "cpu", or "reference" for the slow definition in NumPy. The remaining arguments are those of
-    EngineConfig: ctx_size, max_sequences, chunk, kv.
+    EngineConfig: ctx_size, max_sequences, chunk, kv, head.
 
     Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
     when the weights would not fit into memory (`force=True` tries all the same).
@@ -75,7 +75,7 @@ class BitNet:
         self.path = Path(model) if model is not None else builtin_model()
         with bitnet.formats.open(self.path) as checkpoint:
             self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
-            decoder = models.load(checkpoint, ops, progress, force)
+            decoder = models.load(checkpoint, ops, progress, force, config.head)
             self.chat_template: ChatTemplate = chat_template_for(checkpoint, self.tokenizer)
         if self.tokenizer.vocab_size > decoder.config.vocab_size:
             raise UnsupportedError(

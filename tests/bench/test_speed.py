@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bitnet import backends, models
 from bitnet.backends.base import Step
-from bitnet.bench.speed import Test, kv_bytes, logits_hash, measure, token_ids, weight_bytes
+from bitnet.bench.speed import (
+    Test,
+    kv_bytes,
+    logits_hash,
+    measure,
+    screen_bytes,
+    stored_bytes,
+    token_ids,
+    weight_bytes,
+)
 from bitnet.models import Decoder
+from bitnet.models.synthetic import SyntheticCheckpoint
 
 
 def test_the_name_is_llama_benchs() -> None:
@@ -37,6 +48,18 @@ def test_the_hash_shows_the_smallest_difference() -> None:
     other = logits.copy()
     other[7] = np.nextafter(other[7], np.float32(2))
     assert logits_hash(logits) == logits_hash(logits.copy()) != logits_hash(other)
+
+
+@pytest.mark.parametrize("test", [Test(24, 0), Test(0, 5, 19)])
+def test_a_screened_head_is_hashed_in_full_and_counted_as_read(test: Test) -> None:
+    pytest.importorskip("bitnet._core")
+    full, screened = (
+        models.load(SyntheticCheckpoint("tiny"), backends.make("cpu"), head=head) for head in ("full", "screen")
+    )
+    hashes = [measure(model, test, 2, 512, "f16", lambda done: None).logits_hash for model in (full, screened)]
+    assert hashes[0] == hashes[1] != "varies"
+    saved = stored_bytes(full.weights["lm_head"]) - screen_bytes(screened)
+    assert weight_bytes(full) - weight_bytes(screened) == saved > 0
 
 
 def test_bytes_of_a_token_are_all_weights_but_the_embedding_and_the_cache_so_far(tiny_model: Decoder) -> None:

@@ -67,7 +67,22 @@ def test_a_synthetic_model_computes_the_same_in_memory_and_from_its_file(bitnet:
     assert [t["logits_hash"] for t in file] == [t["logits_hash"] for t in json.loads(memory.stdout)]
 
 
+def test_a_screened_head_reads_less_and_computes_the_same(bitnet: Bitnet) -> None:
+    full, screened = (
+        measured(bitnet, "-p", "0", "-n", "3", "-r", "2", "--head", head)[0] for head in ("full", "screen")
+    )
+    assert (full["head"], screened["head"]) == ("full", "screen")
+    assert full["logits_hash"] == screened["logits_hash"] and screened["bytes_per_token"] < full["bytes_per_token"]
+
+
 def test_wrong_lists_formats_and_names_are_refused(bitnet: Bitnet) -> None:
-    for arguments in (["-p", "1,x"], ["-n", "-1"], ["-o", "xml"], ["-p", "9", "--ctx-size", "8"], ["--kv", "f8"]):
+    for arguments in (
+        ["-p", "1,x"],
+        ["-n", "-1"],
+        ["-o", "xml"],
+        ["-p", "9", "--ctx-size", "8"],
+        ["--kv", "f8"],
+        ["--head", "half"],
+    ):
         assert bitnet("bench", *arguments).returncode == 2, arguments
     assert bitnet("bench", "--synthetic", "9000B").returncode == 2

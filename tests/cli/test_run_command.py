@@ -29,6 +29,12 @@ def test_the_text_goes_to_stdout_and_the_statistics_to_stderr(bitnet: Bitnet) ->
         assert part in result.stderr
 
 
+def test_a_screened_head_says_the_same(bitnet: Bitnet) -> None:
+    for sampling in (["--temperature", "0"], ["--top-k", "5"]):
+        full, screened = (answer(bitnet, "the", "--head", head, *sampling) for head in ("full", "screen"))
+        assert full["text"] == screened["text"]
+
+
 def test_no_stats_prints_none(bitnet: Bitnet) -> None:
     assert bitnet("run", "the", "-n", "2", "--no-stats").stderr == ""
 

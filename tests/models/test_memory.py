@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ def test_force_loads_it_all_the_same(tiny_gguf: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with BitNet(tiny_gguf, force=True) as model:
         assert model.llm.ctx_size
+
+
+def test_the_screen_of_the_head_is_counted(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bitnet._core")
+    asked: list[int] = []
+    loading = import_module("bitnet.models.load")
+    monkeypatch.setattr(loading, "check_memory", lambda path, needed: asked.append(needed))
+    for head in ("full", "screen"):
+        with BitNet(tiny_gguf, head=head):
+            pass
+    full, screened = asked
+    assert screened - full == 320 * (256 + 12)
 
 
 def test_masters_count_as_what_they_become() -> None:

@@ -34,6 +34,7 @@ class Step:
     starts: (B + 1,) sequence b owns the flat rows starts[b] to starts[b + 1].
     want: (S,) flat rows whose logits are wanted.
     block_tables: (B, blocks) cache block of each run of BLOCK_SIZE positions; -1 where there is none.
+    top: how many of the likeliest logits of each row are needed; 0: all.
     """
 
     ids: Ints
@@ -41,6 +42,7 @@ class Step:
     starts: Ints
     want: Ints
     block_tables: Ints
+    top: int = 0
 
     @classmethod
     def whole(cls, ids: Sequence[int], want: Sequence[int] | None = None) -> Step:
@@ -92,6 +94,7 @@ class Ops(ABC):
     """A backend. Weights go in through `put` once; the other methods are the operations."""
 
     name: str
+    screens: bool = False  # whether add_screen does something
 
     @abstractmethod
     def put(self, tensor: Tensor) -> Weight:
@@ -141,8 +144,14 @@ class Ops(ABC):
         """(T, d) -> (S, d)."""
 
     @abstractmethod
-    def head(self, x: Value, weight: Weight) -> Value:
-        """(S, d) and (vocab, d) -> logits (S, vocab). Never quantises x: the output head works in float."""
+    def head(self, x: Value, weight: Weight, top: int = 0) -> Value:
+        """(S, d) and (vocab, d) -> logits (S, vocab). Never quantises x: the output head works in float.
+
+        With top > 0 only the `top` largest of each row, and those equal to them, are needed: any other may be -inf.
+        """
+
+    def add_screen(self, weight: Weight) -> None:
+        """Spend memory on `weight` so that `head` with top > 0 reads less; a backend may have no such thing."""
 
     def compile(self, model: Model, cache: Cache) -> Callable[[Step], Value]:
         """`model` on `cache`, to be called for every step; a backend may capture it once and replay it."""

@@ -14,10 +14,12 @@ from bitnet.quant.tensor import Tensor, TernaryTensor
 
 Floats = NDArray[np.float32]
 Matrix = _core.TernaryWeight | _core.DenseWeight
+MOST_COLUMNS = 65536  # of a screen: its sums of bytes fit into 32 bits
 
 
 class CPU(Ops):
     name = "cpu"
+    screens = True
 
     def __init__(self) -> None:
         self._angles: dict[Rope, tuple[Floats, Floats]] = {}
@@ -70,8 +72,16 @@ class CPU(Ops):
     def take(self, x: Floats, rows: Ints) -> Floats:
         return x[rows]
 
-    def head(self, x: Floats, weight: Matrix) -> Floats:
-        return _core.linear(x, [weight])[0] if len(x) else np.empty((0, weight.shape[0]), np.float32)
+    def head(self, x: Floats, weight: Matrix, top: int = 0) -> Floats:
+        if not len(x):
+            return np.empty((0, weight.shape[0]), np.float32)
+        if top and isinstance(weight, _core.DenseWeight) and weight.screen_nbytes:
+            return _core.head(x, weight, top)
+        return _core.linear(x, [weight])[0]
+
+    def add_screen(self, weight: Matrix) -> None:
+        if isinstance(weight, _core.DenseWeight) and weight.shape[1] <= MOST_COLUMNS:
+            weight.add_screen()
 
     def compile(self, model: Model, cache: _core.KVCache) -> Plan:
         return Plan(model, cache, self.angles)
@@ -79,4 +89,4 @@ class CPU(Ops):
 
 def weight_bytes(weights: dict[str, Any]) -> int:
     """Bytes that the weights occupy, a tied table counted once."""
-    return sum(w.nbytes for w in {id(w): w for w in weights.values()}.values())
+    return sum(w.nbytes + getattr(w, "screen_nbytes", 0) for w in {id(w): w for w in weights.values()}.values())

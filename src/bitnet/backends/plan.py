@@ -27,6 +27,7 @@ class Symbol(Enum):
     STARTS = "starts"
     WANT = "want"
     BLOCK_TABLES = "block_tables"
+    TOP = "top"
 
 
 STEP = Step(**cast(dict[str, Any], {symbol.value: symbol for symbol in Symbol}))
@@ -76,7 +77,8 @@ class Recorder(Ops):
         expect(rows, Symbol.WANT)
         return self.program.take(x)
 
-    def head(self, x: int, weight: Matrix) -> int:
+    def head(self, x: int, weight: Matrix, top: Any = Symbol.TOP) -> int:
+        expect(top, Symbol.TOP)
         return self.program.head(x, weight)
 
     def put(self, tensor: Tensor) -> Any:
@@ -110,7 +112,7 @@ class Plan:
         if step.block_tables.shape[-1] > self._blocks:
             self._reach(step.block_tables.shape[-1])
         try:
-            return self._plan.run(step.ids, step.positions, step.starts, step.want, step.block_tables)
+            return self._plan.run(step.ids, step.positions, step.starts, step.want, step.block_tables, step.top)
         except ValueError as error:
             raise ParameterError(str(error)) from None
 

@@ -86,7 +86,7 @@ class Reference(Ops):
     def take(self, x: Floats, rows: Ints) -> Floats:
         return x[rows]
 
-    def head(self, x: Floats, weight: Tensor) -> Floats:
+    def head(self, x: Floats, weight: Tensor, top: int = 0) -> Floats:
         return x @ weight.dequantize().T
 
 

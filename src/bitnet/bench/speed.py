@@ -1,6 +1,7 @@
 """How long the engine takes to read a prompt and to generate, at a depth of context, on fixed token ids.
 
-The steps are the engine's own: a Scheduler cuts them, a Runner runs them. Only sampling and text are left out.
+The steps are the engine's own: a Scheduler cuts them, a Runner runs them. Only sampling and text are left out. As many
+logits are computed as the default SamplingParams need.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 from bitnet.backends.base import BLOCK_SIZE
 from bitnet.engine import SamplingParams, Sequence
 from bitnet.engine.kv_cache import BlockPool
-from bitnet.engine.runner import Runner
+from bitnet.engine.runner import Runner, make_step
 from bitnet.engine.sampling import Floats
-from bitnet.engine.scheduler import Scheduler
+from bitnet.engine.scheduler import Chunk, Scheduler
 from bitnet.models import Decoder
 
 WARM_UP = 8  # tokens generated before the clock runs
@@ -50,7 +51,7 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """samples_ns: of each repetition. logits_hash: of the last logits; "varies" where repetitions differ."""
+    """samples_ns: of each repetition. logits_hash: of the last token's logits; "varies" where repetitions differ."""
 
     samples_ns: tuple[int, ...]
     logits_hash: str
@@ -83,7 +84,7 @@ class Run:
         self.scheduler.add(self.sequence)
 
     def timed(self, test: Test) -> tuple[int, Floats]:
-        """Nanoseconds without the depth, and the last logits (vocab,)."""
+        """Nanoseconds without the depth, and all logits of the last token (vocab,)."""
         ids = token_ids(test.positions, self.runner.model.config.vocab_size)
         prompt = test.n_depth + test.n_prompt
         logits = self.read(ids[: test.n_depth])
@@ -92,7 +93,8 @@ class Run:
         for token in ids[prompt:]:
             self.sequence.append(token)
             logits = self.step()
-        return time.perf_counter_ns() - start, logits[-1]
+        elapsed = time.perf_counter_ns() - start
+        return elapsed, self.all_logits() if screen_bytes(self.runner.model) else logits[-1]
 
     def read(self, ids: list[int], logits: Any = None) -> Any:
         """The logits after `ids`, which go through in chunks; those given where there are none."""
@@ -100,6 +102,12 @@ class Run:
         while self.sequence.computed < len(self.sequence):
             logits = self.step()
         return logits
+
+    def all_logits(self) -> Floats:
+        """Of the last token, which goes through once more: what a screened head computes is a part of these."""
+        end = self.sequence.computed
+        logits: Floats = self.runner.model(make_step([Chunk(self.sequence, end - 1, end)]), self.runner.cache)
+        return logits[0]
 
     def step(self) -> Floats:
         chunks = self.scheduler.schedule()
@@ -119,9 +127,19 @@ def logits_hash(logits: Floats) -> str:
 
 
 def weight_bytes(model: Decoder) -> int:
-    """Bytes of weights that generating one token reads: all but the embedding, of which it reads a row."""
-    read = {id(w): w for name, w in model.weights.items() if name != "embed_tokens"}
-    return sum(stored_bytes(w) for w in read.values())
+    """Bytes of weights that generating one token reads: all but the embedding, of which it reads a row.
+
+    Of a screened head these are the screen's; the few rows that are read precisely are not counted.
+    """
+    screen = screen_bytes(model)
+    unread = ("embed_tokens", "lm_head") if screen else ("embed_tokens",)
+    read = {id(w): w for name, w in model.weights.items() if name not in unread}
+    return screen + sum(stored_bytes(w) for w in read.values())
+
+
+def screen_bytes(model: Decoder) -> int:
+    """Bytes of the screen of the output head; 0 where there is none."""
+    return getattr(model.weights["lm_head"], "screen_nbytes", 0)
 
 
 def stored_bytes(weight: Any) -> int:

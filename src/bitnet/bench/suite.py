@@ -12,7 +12,7 @@ from typing import Any
 import bitnet
 from bitnet import backends, models
 from bitnet.bench.machine import Bandwidth, cpu_info, isa, use_threads
-from bitnet.bench.speed import Test, kv_bytes, measure, weight_bytes
+from bitnet.bench.speed import Test, kv_bytes, measure, screen_bytes, weight_bytes
 from bitnet.engine import EngineConfig
 from bitnet.errors import ContextError
 from bitnet.formats import Checkpoint
@@ -32,6 +32,7 @@ class Plan:
     ctx_size: int = 0
     backend: str = "cpu"
     force: bool = False
+    head: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Result:
 
     bytes_per_token: weights and cache that generating a token reads. gb_per_s: these times the rate.
     read_gb_per_s: what so many threads read at best, and bandwidth_share the part of it that was used.
+    logits_hash: of all logits of the last token. head: "screen" where tokens were found by one, else "full".
     """
 
     build_commit: str
@@ -72,6 +74,7 @@ class Result:
     read_gb_per_s: float | None
     bandwidth_share: float | None
     logits_hash: str
+    head: str
 
     @property
     def test(self) -> Test:
@@ -85,12 +88,12 @@ def run(
     checkpoint: Checkpoint, plan: Plan, loading: Progress, progress: Callable[[str], None] = lambda doing: None
 ) -> Iterator[Result]:
     """The results as they come. Raises ParameterError where the plan makes no sense."""
-    EngineConfig(ctx_size=plan.ctx_size, chunk=plan.n_batch, kv=plan.kv)  # checks them
+    EngineConfig(ctx_size=plan.ctx_size, chunk=plan.n_batch, kv=plan.kv, head=plan.head)  # checks them
     for test in plan.tests:
         if plan.ctx_size and test.positions > plan.ctx_size:
             raise ContextError(f"{test.name} takes {test.positions} positions; --ctx-size is {plan.ctx_size}.")
     use_threads(plan.backend, max(plan.threads))
-    model = models.load(checkpoint, backends.make(plan.backend), loading, plan.force)
+    model = models.load(checkpoint, backends.make(plan.backend), loading, plan.force, plan.head)
     bandwidth = Bandwidth(plan.backend)
     for threads in plan.threads:
         used = use_threads(plan.backend, threads)
@@ -153,6 +156,7 @@ def one(
         read_gb_per_s=peak,
         bandwidth_share=moved / peak if moved and peak else None,
         logits_hash=timing.logits_hash,
+        head="screen" if screen_bytes(model) else "full",
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitnet.cli.loading import Progress, StatusLine
-from bitnet.cli.options import KV, Backend, Force, Model
+from bitnet.cli.options import KV, Backend, Force, Head, Model
 from bitnet.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def command(
     output: Annotated[str, typer.Option("--output", "-o", help="md, json, jsonl or csv.")] = "md",
     ctx_size: Annotated[int, typer.Option("--ctx-size", "--ctx", "-c", min=0, help="Refuse tests that need more.")] = 0,
     kv: KV = "f16",
+    head: Head = "auto",
     backend: Backend = "cpu",
     force: Force = False,
     write: Annotated[
@@ -50,7 +51,7 @@ def command(
         raise ParameterError(f"--output is {output!r}.", f"Known: {', '.join(FORMATS)}.")
     lengths = [(p, 0) for p in whole(n_prompt) if p] + [(0, n) for n in whole(n_gen) if n]
     tests = tuple(Test(p, n, depth) for depth, (p, n) in product(whole(n_depth), lengths))
-    plan = suite.Plan(tests, tuple(whole(threads)), repetitions, batch_size, kv, ctx_size, backend, force)
+    plan = suite.Plan(tests, tuple(whole(threads)), repetitions, batch_size, kv, ctx_size, backend, force, head)
     with opened(model, synthetic) as checkpoint:
         if write is not None:
             write_model(checkpoint, write, weights)

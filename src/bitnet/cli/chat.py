@@ -16,7 +16,7 @@ from bitnet.cli.conversation import Conversation
 from bitnet.cli.generation import Report, stream
 from bitnet.cli.lines import Lines, Pipe, Terminal, read_turn
 from bitnet.cli.loading import open_model
-from bitnet.cli.options import KV, Backend, CtxSize, Force, Model, Stats, Threads
+from bitnet.cli.options import KV, Backend, CtxSize, Force, Head, Model, Stats, Threads
 from bitnet.cli.text import note, write
 from bitnet.engine import EngineConfig, SamplingParams
 from bitnet.errors import BitNetError
@@ -32,6 +32,7 @@ def command(
     threads: Threads = 0,
     ctx_size: CtxSize = ENGINE.ctx_size,
     kv: KV = ENGINE.kv,
+    head: Head = ENGINE.head,
     backend: Backend = "cpu",
     force: Force = False,
     stats: Stats = False,
@@ -41,7 +42,7 @@ def command(
     conversation = Conversation.load(load) if load is not None else Conversation()
     if system:
         conversation.system = system
-    bitnet = open_model(model, threads, ctx_size, kv, backend, force)
+    bitnet = open_model(model, threads, ctx_size, kv, head, backend, force)
     lines = Terminal(COMMANDS) if sys.stdin.isatty() and sys.stdout.isatty() else Pipe()
     if bitnet.chat_template.warning:
         note(bitnet.chat_template.warning)

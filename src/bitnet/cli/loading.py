@@ -11,7 +11,9 @@ from bitnet.api import BitNet
 PATIENCE = 0.5  # seconds before a progress line appears
 
 
-def open_model(model: Path | None, threads: int, ctx_size: int, kv: str, backend: str, force: bool) -> BitNet:
+def open_model(
+    model: Path | None, threads: int, ctx_size: int, kv: str, head: str, backend: str, force: bool
+) -> BitNet:
     progress = Progress("loading")
     try:
         return BitNet(
@@ -20,6 +22,7 @@ def open_model(model: Path | None, threads: int, ctx_size: int, kv: str, backend
             backend=backend,
             ctx_size=ctx_size,
             kv=kv,
+            head=head,
             max_sequences=1,
             progress=progress,
             force=force,

@@ -21,6 +21,12 @@ Model = Annotated[
 Threads = Annotated[int, typer.Option("--threads", "-t", min=0, max=1024, help="Processors to use; 0: all allowed.")]
 CtxSize = Annotated[int, typer.Option("--ctx-size", "-c", min=0, help="Tokens of context; 0: the model's own.")]
 KV = Annotated[str, typer.Option("--kv", help='Type of the cached keys and values, "f16" or "f32".')]
+Head = Annotated[
+    str,
+    typer.Option(
+        "--head", help='"screen" finds the likeliest tokens in a copy of the output head, exactly; "full"; "auto".'
+    ),
+]
 Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
 Force = Annotated[bool, typer.Option("--force", help="Load a model that seems too large for the memory.")]
 AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]

@@ -14,7 +14,7 @@ from bitnet.engine.sampling import Floats, SamplingParams, check, sample, token_
 from bitnet.engine.scheduler import Chunk, Scheduler
 from bitnet.engine.sequence import Sequence, Status
 from bitnet.errors import BitNetError, ContextError, ParameterError
-from bitnet.models import Decoder
+from bitnet.models import HEADS, Decoder
 from bitnet.tokenizer import StopStrings, StreamDecoder, Tokenizer
 
 
@@ -23,13 +23,16 @@ class EngineConfig:
     """Sizes of the engine.
 
     ctx_size: positions a sequence may have; 0 takes the model's own maximum. max_sequences: how many run at once.
-    chunk: tokens in a step at most. kv: "f16" or "f32", the type of the cached keys and values.
+    chunk: tokens in a step at most. kv: "f16" or "f32", the type of the cached keys and values. head: "screen" keeps a
+    cheap copy of the output head that finds the likeliest tokens, exactly, for fewer bytes; "auto" does so where that
+    pays and fits; "full" never.
     """
 
     ctx_size: int = 4096
     max_sequences: int = 8
     chunk: int = 512
     kv: str = "f16"
+    head: str = "auto"
     kv_blocks: int = field(default=0, metadata={"help": "blocks of the cache; 0: enough for every sequence"})
 
     def __post_init__(self) -> None:
@@ -39,6 +42,8 @@ class EngineConfig:
                 raise ParameterError(f"{name} is {value}; expected {low} to {1 << 28}.")
         if self.kv not in ("f16", "f32"):
             raise ParameterError(f"kv is {self.kv!r}; expected 'f16' or 'f32'.")
+        if self.head not in HEADS:
+            raise ParameterError(f"head is {self.head!r}; expected 'auto', 'full' or 'screen'.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class LLM:
         self.ctx_size = min(config.ctx_size or longest, longest)
         blocks = config.kv_blocks or config.max_sequences * -(-self.ctx_size // BLOCK_SIZE)
         self.ctx_size = min(self.ctx_size, blocks * BLOCK_SIZE)
-        self.runner = Runner(model, blocks, config.kv)
+        self.runner = Runner(model, blocks, config.kv, config.head)
         self.scheduler = Scheduler(BlockPool(blocks), config.max_sequences, config.chunk)
         self._ids = itertools.count()
         self._text: dict[Sequence, Text] = {}

@@ -9,21 +9,27 @@ from bitnet.engine.sampling import Floats
 from bitnet.engine.scheduler import Chunk
 from bitnet.models import Decoder
 
+MOST_TOP = 256  # beyond this all logits are computed
+
 
 class Runner:
-    """A model on its cache."""
+    """A model on its cache. head: "full" computes all logits always; else as many as the sequences need."""
 
-    def __init__(self, model: Decoder, blocks: int, kv_dtype: str) -> None:
+    def __init__(self, model: Decoder, blocks: int, kv_dtype: str, head: str = "auto") -> None:
         c = model.config
-        self.model = model
+        self.model, self.head = model, head
         self.cache: Cache = model.ops.new_cache(
             c.num_hidden_layers, blocks, c.num_key_value_heads, c.head_dim, kv_dtype
         )
         self.compute = model.ops.compile(model, self.cache)
 
     def run(self, chunks: list[Chunk]) -> list[Floats]:
-        """The logits (rows, vocab) of each chunk: of its last token, or of all where the prompt is scored."""
-        logits = self.compute(make_step(chunks))
+        """The logits (rows, vocab) of each chunk: of its last token, or of all where the prompt is scored.
+
+        Those that cannot matter to any of the sequences may be -inf.
+        """
+        top = 0 if self.head == "full" else needed_logits(chunks)
+        logits = self.compute(make_step(chunks, top))
         parts, end = [], 0
         for chunk in chunks:
             start, end = end, end + len(wanted_rows(chunk))
@@ -39,7 +45,17 @@ def wanted_rows(chunk: Chunk) -> range:
     return range(count - 1, count) if chunk.end == len(chunk.sequence) else range(0)
 
 
-def make_step(chunks: list[Chunk]) -> Step:
+def needed_logits(chunks: list[Chunk]) -> int:
+    """How many of the likeliest logits every wanted row needs; 0: all."""
+    tops = [
+        0 if c.sequence.score_prompt and c.start < len(c.sequence.prompt) else c.sequence.params.top
+        for c in chunks
+        if wanted_rows(c)
+    ]
+    return max(tops) if tops and all(0 < top <= MOST_TOP for top in tops) else 0
+
+
+def make_step(chunks: list[Chunk], top: int = 0) -> Step:
     """Lists first and arrays once: for the few numbers of a decode that is several times faster than NumPy's calls."""
     ids: list[int] = []
     positions: list[int] = []
@@ -57,4 +73,5 @@ def make_step(chunks: list[Chunk]) -> Step:
         starts=np.array(starts, np.int32),
         want=np.array(want, np.int32),
         block_tables=np.array([row + [-1] * (most - len(row)) for row in blocks], np.int32),
+        top=top,
     )

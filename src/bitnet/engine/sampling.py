@@ -59,6 +59,13 @@ class SamplingParams:
     def has_penalties(self) -> bool:
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
+    @property
+    def top(self) -> int:
+        """How many of the likeliest logits decide the token; 0: all."""
+        if self.has_penalties or self.logprobs is not None:
+            return 0
+        return self.top_k if self.temperature else 1
+
 
 def check_stop(stop: Any) -> None:
     if not isinstance(stop, (tuple, list)) or not all(isinstance(s, str) and s for s in stop):
@@ -78,13 +85,15 @@ def sample(
         logits = penalize(logits, params, prompt, output)
     if params.temperature == 0:
         return int(logits.argmax())
-    weights = np.exp((logits.astype(np.float64) - logits.max()) / params.temperature)  # the likeliest weighs 1
+    # What is ruled out weighs nothing: all but a few where the head was screened.
+    allowed = np.flatnonzero(logits > -np.inf) if logits.min() == -np.inf else np.arange(len(logits))
+    weights = np.exp((logits[allowed].astype(np.float64) - logits.max()) / params.temperature)  # the likeliest weighs 1
     ids = np.arange(len(weights))
     for keep in FILTERS:
         ids = keep(weights, ids, params)
     # Inverse transform: the draw falls into each token's share of the unit interval with its probability.
     cumulative = weights[ids].cumsum()
-    return int(ids[min(int(cumulative.searchsorted(draw * cumulative[-1], side="right")), len(ids) - 1)])
+    return int(allowed[ids[min(int(cumulative.searchsorted(draw * cumulative[-1], side="right")), len(ids) - 1)]])
 
 
 def check(logits: Floats) -> None:

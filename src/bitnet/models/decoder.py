@@ -80,13 +80,14 @@ class Decoder(ABC):
         self.layers = layer_weights(weights, config.num_hidden_layers)
 
     def __call__(self, step: Step, cache: Cache) -> Value:
-        """Logits (S, vocab) of the rows `step.want`; leaves the step's keys and values in the cache."""
+        """Logits (S, vocab) of the rows `step.want`, as many as `step.top` asks for; leaves the step's keys and values
+        in the cache."""
         ops, weights, eps = self.ops, self.weights, self.config.rms_norm_eps
         x = ops.embed(step.ids, weights["embed_tokens"])  # (T, hidden)
         for layer, w in enumerate(self.layers):
             x = ops.add(x, self.self_attn(ops.rms_norm(x, w["input_layernorm"], eps), w, layer, step, cache))
             x = ops.add(x, self.mlp(ops.rms_norm(x, w["post_attention_layernorm"], eps), w))
-        return ops.head(ops.rms_norm(ops.take(x, step.want), weights["norm"], eps), weights["lm_head"])
+        return ops.head(ops.rms_norm(ops.take(x, step.want), weights["norm"], eps), weights["lm_head"], step.top)
 
     def on(self, ops: Ops) -> Decoder:
         return type(self)(self.config, self.weights, ops)

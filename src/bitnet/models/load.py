@@ -10,10 +10,10 @@ import numpy as np
 
 from bitnet.backends.base import Ops, Weight
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
-from bitnet.formats.checkpoint import Checkpoint
+from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.models.decoder import Config, Decoder, Shapes
 from bitnet.models.hyperparameters import read_config
-from bitnet.models.memory import check_memory
+from bitnet.models.memory import check_memory, fits, resident_bytes, screen_bytes
 from bitnet.models.names import IGNORED, spellings
 from bitnet.quant.rules import exact_ternary, ternarize
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
@@ -21,6 +21,8 @@ from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 # `general.architecture` or `model_type` -> the file in this folder that defines it.
 ARCHITECTURES = {"bitnet": "bitnet", "bitnet-b1.58": "bitnet", "bitnet-25": "bitnet", "llama": "llama"}
 TERNARY_TYPES = ("packed", "I2_S", "TQ1_0", "TQ2_0")
+HEADS = ("auto", "full", "screen")  # when to make a screen of the output head
+LEAST_SCREENED = 1 << 20  # bytes of a head below which "auto" makes none
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 
 
@@ -52,26 +54,47 @@ def open_model(checkpoint: Checkpoint) -> tuple[Any, Config, Shapes]:
 
 
 def load(
-    checkpoint: Checkpoint, ops: Ops, progress: Progress = lambda done, total: None, force: bool = False
+    checkpoint: Checkpoint,
+    ops: Ops,
+    progress: Progress = lambda done, total: None,
+    force: bool = False,
+    head: str = "auto",
 ) -> Decoder:
     """Build the model of `checkpoint` on the backend `ops`, one tensor in memory at a time.
 
-    ResourceError, before anything is read, when the weights would not fit into memory; `force` leaves that check out.
+    head: one of HEADS. ResourceError, before anything is read, when the weights would not fit into memory; `force`
+    leaves that check out.
     """
     module, config, shapes = open_model(checkpoint)
     found = resolve(checkpoint, shapes)
     ternary = ternary_names(checkpoint, found)
+    infos = checkpoint.tensors()
+    needed = sum(resident_bytes(infos[spelled], name in ternary) for name, spelled in found.items())
+    head_name = "lm_head" if "lm_head" in found else "embed_tokens"
+    screened = ops.screens and head_name not in ternary and wants_screen(infos[found[head_name]], head, needed)
     if not force:
-        infos = checkpoint.tensors()
-        check_memory(checkpoint.path, ((infos[spelled], name in ternary) for name, spelled in found.items()))
+        check_memory(checkpoint.path, needed + screened * screen_bytes(infos[found[head_name]]))
     weights: dict[str, Weight] = {}
     for done, (name, spelled) in enumerate(found.items()):
         progress(done, len(found))
         weights[name] = ops.put(read_weight(checkpoint, spelled, name in ternary))
     progress(len(found), len(found))
     weights.setdefault("lm_head", weights["embed_tokens"])
+    if screened:
+        ops.add_screen(weights["lm_head"])
     model: Decoder = module.Model(config, weights, ops)
     return model
+
+
+def wants_screen(info: TensorInfo, head: str, needed: int) -> bool:
+    """Whether a dense output head gets a screen: a byte a weight, beside `needed` bytes of weights.
+
+    Where nobody has asked for it, it must be worth reading (a Q8_0 row is hardly longer than its screen) and fit.
+    """
+    if head != "auto":
+        return head == "screen"
+    pays = info.dtype != "Q8_0" and resident_bytes(info, ternary=False) >= LEAST_SCREENED
+    return pays and fits(needed + screen_bytes(info))
 
 
 def resolve(checkpoint: Checkpoint, shapes: Shapes) -> dict[str, str]:

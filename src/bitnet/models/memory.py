@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 from bitnet.errors import ResourceError
@@ -14,9 +13,9 @@ GIB = 2**30
 DENSE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32}
 
 
-def check_memory(path: Path, weights: Iterable[tuple[TensorInfo, bool]]) -> None:
-    """ResourceError when the weights need more memory than there is; each with whether it is kept as ternary."""
-    needed, free = sum(resident_bytes(info, ternary) for info, ternary in weights), available_bytes()
+def check_memory(path: Path, needed: int) -> None:
+    """ResourceError when the weights need more memory than there is."""
+    free = available_bytes()
     if needed > free:
         raise ResourceError(
             f"{path}: the weights need {needed / GIB:.2f} GiB of memory; {free / GIB:.2f} GiB are free.",
@@ -27,6 +26,16 @@ def check_memory(path: Path, weights: Iterable[tuple[TensorInfo, bool]]) -> None
 def resident_bytes(info: TensorInfo, ternary: bool) -> int:
     """What a tensor takes once it is packed: two bits a weight where it is ternary, else its stored precision."""
     return int(math.prod(info.shape) * (0.25 if ternary else DENSE_BYTES.get(info.dtype, 4.0)))
+
+
+def screen_bytes(info: TensorInfo) -> int:
+    """What a screen of an output head takes: a byte a weight, and three floats a row."""
+    rows, columns = info.shape
+    return int(rows * (columns + 12))
+
+
+def fits(needed: int) -> bool:
+    return needed <= available_bytes()
 
 
 def available_bytes() -> int:

@@ -1,0 +1,108 @@
+// The screen of an output head: bounds of every logit from int8 rows and int16 activations.
+//
+// A target with byte products defines BITNET_SCREEN_TILE and its own screen_tile; this one serves the others.
+
+#ifndef BITNET_SCREEN_TILE
+// out[r] = sum of stored byte * code over all columns, exactly (below 2^53).
+BITNET_INLINE void screen_tile(const uint8_t* w, int64_t blocks, const ScreenToken& x, double* out) {
+  int64_t sums[kGroupRows] = {};
+  for (int64_t b = 0; b < blocks; ++b) {
+    prefetch(w + 64 * b + kPrefetchBytes);
+    const int16_t* codes = x.codes + kScreenColumns * b;
+    for (int r = 0; r < kGroupRows; ++r) {
+      int32_t four = 0;  // at most 4 * 255 * 32639
+      for (int j = 0; j < kScreenColumns; ++j) four += w[64 * b + kScreenColumns * r + j] * codes[j];
+      sums[r] += four;
+    }
+  }
+  for (int r = 0; r < kGroupRows; ++r) out[r] = (double)sums[r];
+}
+#endif
+
+#ifndef BITNET_SCREEN_TILES
+// M tokens, one after the other: the row group stays in the first cache.
+template <int M>
+BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, double (*out)[kGroupRows]) {
+  for (int m = 0; m < M; ++m) screen_tile(w, blocks, x[m], out[m]);
+}
+#endif
+
+template <int M>
+BITNET_INLINE void screen_group(const ScreenTask& task, int64_t g, const ScreenToken* tokens) {
+  const int64_t row = g * kGroupRows;
+  const F32x16 scale = load(task.scales + row), error = load(task.errors + row), norm = load(task.norms + row);
+  double sums[M][kGroupRows];
+  screen_tiles<M>(task.codes + g * task.blocks * 64, task.blocks, tokens, sums);
+  for (int m = 0; m < M; ++m) {
+    const ScreenToken& x = tokens[m];
+    float rounded[kGroupRows];
+    for (int r = 0; r < kGroupRows; ++r) rounded[r] = (float)(sums[m][r] - x.offset);
+    const F32x16 approximation = load(rounded) * (scale * fill(x.step));
+    const F32x16 radius = error * fill(x.per_error) + norm * fill(x.per_norm) + fill(x.slack);
+    const F32x16 lower = approximation - radius, upper = approximation + radius;
+    store(x.lower + row, lower);
+    store(x.upper + row, upper);
+    x.group_lower[g] = fold_max(lower);
+    x.group_upper[g] = fold_max(upper);
+  }
+}
+
+void screen(const ScreenTask& task) {
+  for (int64_t g = 0; g < task.row_groups; ++g) {
+    int64_t t = 0;
+    for (; t + 4 <= task.count; t += 4) screen_group<4>(task, g, task.tokens + t);
+    for (; t + 2 <= task.count; t += 2) screen_group<2>(task, g, task.tokens + t);
+    for (; t < task.count; ++t) screen_group<1>(task, g, task.tokens + t);
+  }
+}
+
+BITNET_INLINE float not_below(double x) {
+  float f = (float)x;
+  if ((double)f < x) {
+    int32_t i;
+    __builtin_memcpy(&i, &f, 4);
+    ++i;
+    __builtin_memcpy(&f, &i, 4);
+  }
+  return f;
+}
+
+// The length of a vector from its lanes' sums of squares; the factor covers the roundings of those sums in double.
+BITNET_INLINE float length(const double* squares) {
+  double sum = 0;
+  for (int l = 0; l < kLanes; ++l) sum += squares[l];
+  return not_below(__builtin_sqrt(sum) * (1 + 1e-9));
+}
+
+void screen_row(const float* w, int64_t columns, uint8_t* to, float* scale, float* error, float* norm) {
+  F32x16 largest = fill(0.0f), differences = fill(0.0f);
+  for (int64_t i = 0; i < columns; i += kLanes) {
+    const F32x16 v = load(w + i);
+    largest = larger(largest, magnitude(v));
+    differences = differences + (v - v);  // 0, or not a number where v is not finite
+  }
+  const float most = fold_max(largest);
+  const bool finite = fold_sum(differences) == 0, coded = finite && most >= 1e-30f;
+  const float step = coded ? most / 127 : 0, inverse = coded ? 127 / most : 0;
+  double errors[kLanes] = {}, norms[kLanes] = {};
+  for (int64_t i = 0; i < columns; i += kLanes) {
+    const F32x16 v = load(w + i);
+    // |v * inverse| exceeds 127 by a rounding at most, so the code does not.
+    const F32x16 code = coded ? (v * fill(inverse) + fill(kRounder)) - fill(kRounder) : fill(0.0f);
+    float values[kLanes], codes[kLanes];
+    store(values, v);
+    store(codes, code);
+    for (int l = 0; l < kLanes; ++l) {
+      const double part = (double)step * codes[l], off = values[l] - part;  // the product is exact
+      errors[l] += off * off;
+      norms[l] += part * part;
+    }
+    int8_t bytes[kLanes];
+    store_low_bytes(bytes, bits(code + fill(kRounder + 128)));
+    for (int j = 0; j < kLanes; j += kScreenColumns)
+      __builtin_memcpy(to + (i + j) / kScreenColumns * 64, bytes + j, kScreenColumns);
+  }
+  *scale = step;
+  *error = finite ? length(errors) : __builtin_inff();
+  *norm = length(norms);
+}

@@ -1,0 +1,42 @@
+// The output head: logits of a token over the whole vocabulary, or exactly the likeliest of them for fewer bytes.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "ops/weights.h"
+#include "tensor.h"
+
+namespace bitnet {
+
+// A cheap copy of a dense matrix, row r ~ scale * int8 codes, and how far it can be off. For a token x ~ step * codes
+// of 16 bits it bounds the logit that linear() computes, for its roundings too:
+//
+//   |logit - approximation| <= |row - its copy| |x| + |copy| |x - its copy| + roundings
+//
+// so that only the rows whose upper bound reaches the k-th largest lower bound have to be read precisely.
+class Screen {
+ public:
+  explicit Screen(const DenseWeight& w);  // std::invalid_argument for more than 65536 columns
+
+  int64_t n, columns;
+  float longest;  // of the finite rows' lengths, not less than it
+
+  int64_t row_groups() const { return (n + kGroupRows - 1) / kGroupRows; }
+  int64_t row_group_bytes() const { return kGroupRows * columns; }
+  int64_t nbytes() const { return row_groups() * row_group_bytes() + 12 * row_groups() * kGroupRows; }
+  const uint8_t* codes() const { return buffer_.data; }
+  const float* scales() const { return scales_.data(); }
+  const float* errors() const { return errors_.data(); }
+  const float* norms() const { return norms_.data(); }
+
+ private:
+  Buffer buffer_;
+  std::vector<float> scales_, errors_, norms_;
+};
+
+// Logits y (S, n) of x (S, k). With top > 0 and a screen, only the `top` largest of each row and those equal to them
+// are sure to be there; they and all others that were computed are what linear() computes, bit for bit, and the rest
+// is -inf. All logits where the screen would not help: x not finite or too small, or too many rows within reach.
+void head(Matrix<const float> x, const DenseWeight& w, int64_t top, float* y);
+
+}  // namespace bitnet
