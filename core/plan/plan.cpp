@@ -73,7 +73,9 @@ void Plan::reserve(int64_t floats) {
   const size_t bytes = static_cast<size_t>(floats) * sizeof(float);
   if (arena_ && arena_->bytes() >= bytes) return;
   arena_.reset();  // nothing in it outlives a step
+  arena_bytes_ = 0;
   arena_ = std::make_unique<Mapping>(bytes);
+  arena_bytes_ = static_cast<int64_t>(bytes);
 }
 
 Matrix<float> Plan::at(int32_t id, const Step& step) const {

@@ -1,5 +1,6 @@
 // Replays a program: a whole step of the model in one call.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -36,7 +37,7 @@ class Plan {
 
   const Program& program() const { return program_; }
   int64_t vocabulary() const { return program_.values[result_].width; }
-  int64_t arena_bytes() const { return arena_ ? static_cast<int64_t>(arena_->bytes()) : 0; }
+  int64_t arena_bytes() const { return arena_bytes_; }  // may be asked while another thread runs
 
  private:
   Step copied(const Step& step);
@@ -50,6 +51,7 @@ class Plan {
   int32_t result_;
   int64_t rows_of_tables_;  // of every embedding table at least
   std::unique_ptr<Mapping> arena_;
+  std::atomic<int64_t> arena_bytes_{0};
   std::vector<int32_t> numbers_;   // of the step: the caller may change its own while we run
   std::vector<Product> products_;  // of the linear that runs
   std::mutex busy_;
