@@ -3,19 +3,25 @@
 // A target with byte products defines BITNET_SCREEN_TILE and its own screen_tile; this one serves the others.
 
 #ifndef BITNET_SCREEN_TILE
-// out[r] = sum of stored byte * code over all columns, exactly (below 2^53).
+// A product is at most 255 * 32639 < 2^23 in magnitude, so that 256 of them fit into 31 bits; then they are flushed.
+constexpr int kFlushProducts = 256;
+
+// out[r] = sum of stored byte * code over all columns, exactly (below 2^53). Written for the compiler to vectorise.
 BITNET_INLINE void screen_tile(const uint8_t* w, int64_t blocks, const ScreenToken& x, double* out) {
-  int64_t sums[kGroupRows] = {};
-  for (int64_t b = 0; b < blocks; ++b) {
-    prefetch(w + 64 * b + kPrefetchBytes);
-    const int16_t* codes = x.codes + kScreenColumns * b;
-    for (int r = 0; r < kGroupRows; ++r) {
-      int32_t four = 0;  // at most 4 * 255 * 32639
-      for (int j = 0; j < kScreenColumns; ++j) four += w[64 * b + kScreenColumns * r + j] * codes[j];
-      sums[r] += four;
+  for (int r = 0; r < kGroupRows; ++r) out[r] = 0;
+  for (int64_t first = 0; first < blocks; first += kFlushProducts) {
+    const int64_t last = first + kFlushProducts < blocks ? first + kFlushProducts : blocks;
+    int32_t sums[4][16] = {};  // four rows of four columns each
+    for (int64_t b = first; b < last; ++b) {
+      prefetch(w + 64 * b + kPrefetchBytes);
+      int16_t codes[16];  // those of the block, once for each of four rows
+      for (int r = 0; r < 4; ++r) __builtin_memcpy(codes + 4 * r, x.codes + kScreenColumns * b, 8);
+      for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 16; ++j) sums[i][j] += (int16_t)w[64 * b + 16 * i + j] * codes[j];
     }
+    for (int r = 0; r < kGroupRows; ++r)
+      for (int j = 0; j < 4; ++j) out[r] += sums[r / 4][r % 4 * 4 + j];
   }
-  for (int r = 0; r < kGroupRows; ++r) out[r] = (double)sums[r];
 }
 #endif
 

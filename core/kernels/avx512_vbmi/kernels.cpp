@@ -18,6 +18,7 @@ BITNET_INLINE __m512i lookup(const uint8_t* table, __m512i index) {
 
 // clang-format off
 #include "kernels/avx512_vnni/vnni-inl.h"
+#include "kernels/avx512_vnni/screen-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on
 
