@@ -165,6 +165,15 @@ def test_threads_and_instruction_set_may_change_between_steps(pair: Pair) -> Non
         _core.set_threads(before)
 
 
+@pytest.mark.parametrize("top", [0, 1, 5, 272])
+def test_a_screened_head_leaves_out_the_same_logits(isa: str, top: int) -> None:
+    model = load("untied")
+    model.ops.add_screen(model.weights["lm_head"])
+    pair = Pair(model)
+    for step in steps([33, 5, 17, 1], 8, "last"):
+        pair.assert_same(replace(step, top=top))
+
+
 def test_larger_and_smaller_steps_in_any_order(pair: Pair) -> None:
     at = 0
     table = np.arange(BLOCKS, dtype=np.int32)[None]
