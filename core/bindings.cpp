@@ -16,10 +16,13 @@
 
 #include "kernels/registry.h"
 #include "ops/attention.h"
+#include "ops/batch.h"
 #include "ops/head.h"
 #include "ops/linear.h"
 #include "ops/rows.h"
 #include "ops/weights.h"
+#include "plan/plan.h"
+#include "plan/program.h"
 #include "runtime/bandwidth.h"
 #include "runtime/thread_pool.h"
 #include "tensor.h"
@@ -194,7 +197,14 @@ Activation activation_of(const std::string& name) {
 
 // ---- weights
 
-void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in) {
+Density density_of(const std::string& name) {
+  if (name == "2bit") return Density::T2;
+  if (name == "1.6bit") return Density::T5;
+  fail("density is \"" + name + "\"; it must be \"2bit\" or \"1.6bit\".");
+}
+
+void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in, const std::string& density_text) {
+  const Density density = density_of(density_text);
   const Matrix<const int8_t> codes = matrix(codes_in, "codes");
   nb::object scales = nb::steal(PyArray_FROM_OTF(scales_in.ptr(), NPY_FLOAT, NPY_ARRAY_IN_ARRAY));
   if (!scales.is_valid()) nb::raise_python_error();
@@ -211,7 +221,7 @@ void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in
   const auto* data = static_cast<const float*>(PyArray_DATA(array));
   std::vector<float> values(data, data + PyArray_SIZE(array));
   const Free free(kHeavy);
-  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1);
+  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1, density);
 }
 
 Out<int8_t> ternary_codes(const TernaryWeight& w) {
@@ -424,32 +434,6 @@ void copy_block(KVCache& cache, int64_t source, int64_t target) {
   cache.copy_block(source, target);
 }
 
-// Every block that a sequence's tokens touch must exist.
-void check_batch(const Batch& batch, const KVCache& cache, int64_t tokens) {
-  if (batch.starts[0] != 0 || batch.starts[batch.sequences] != tokens)
-    fail("starts must begin with 0 and end with the number of tokens, " + std::to_string(tokens) + ".");
-  for (int64_t b = 0; b < batch.sequences; ++b) {
-    if (batch.starts[b] > batch.starts[b + 1])
-      fail("starts must ascend; starts[" + std::to_string(b + 1) + "] does not.");
-    int64_t last = -1;
-    for (int64_t t = batch.starts[b]; t < batch.starts[b + 1]; ++t) {
-      if (batch.positions[t] < 0) fail("positions[" + std::to_string(t) + "] is negative.");
-      last = std::max<int64_t>(last, batch.positions[t]);
-    }
-    if (last < 0) continue;
-    const int64_t used = last / cache.block_size + 1;
-    if (used > batch.block_tables.columns)
-      fail("sequence " + std::to_string(b) + " reaches position " + std::to_string(last) + "; its block table covers " +
-           std::to_string(batch.block_tables.columns * cache.block_size) + ".");
-    for (int64_t i = 0; i < used; ++i) {
-      const int32_t block = batch.block_tables.row(b)[i];
-      if (block < 0 || block >= cache.blocks)
-        fail("block_tables[" + std::to_string(b) + ", " + std::to_string(i) + "] is " + std::to_string(block) +
-             "; the cache has " + std::to_string(cache.blocks) + " blocks.");
-    }
-  }
-}
-
 Out<float> attention_rows(In<float> q_in, In<float> k_in, In<float> v_in, KVCache& cache, int64_t layer,
                           In<int32_t> positions_in, In<int32_t> starts_in, In<int32_t> tables_in, int64_t head_dim,
                           float scale) {
@@ -480,6 +464,80 @@ Out<float> attention_rows(In<float> q_in, In<float> k_in, In<float> v_in, KVCach
   const Free free(work);
   attention(q, k.data, v.data, cache, layer, batch, scale, y.data());
   return y;
+}
+
+// ---- capture and replay
+
+// Both keep alive what their instructions point at.
+struct Capture {
+  explicit Capture(KVCache& cache) : program(cache) {}
+  Program program;
+  std::vector<nb::object> kept;
+};
+struct Replay {
+  Replay(const Capture& capture, int32_t logits) : plan(capture.program, logits), kept(capture.kept) {}
+  Plan plan;
+  std::vector<nb::object> kept;
+};
+
+Weight matrix_weight(Capture& capture, nb::handle h) {
+  Weight w;
+  if (nb::try_cast<const TernaryWeight*>(h, w.ternary) && w.ternary) {
+    w.n = w.ternary->n, w.k = w.ternary->k;
+  } else if (nb::try_cast<const DenseWeight*>(h, w.dense) && w.dense) {
+    w.n = w.dense->n, w.k = w.dense->k;
+  } else {
+    fail("a weight is a " + std::string(Py_TYPE(h.ptr())->tp_name) + "; it must be a TernaryWeight or DenseWeight.");
+  }
+  capture.kept.push_back(nb::borrow(h));
+  return w;
+}
+
+int32_t capture_norm(Capture& capture, int32_t x, In<float> weight, float eps) {
+  Weight w{.n = 1};
+  w.vector = vector(weight, "weight", w.k);
+  capture.kept.push_back(nb::borrow(weight.object));
+  return capture.program.rms_norm(x, w, eps);
+}
+
+std::vector<int32_t> capture_linear(Capture& capture, int32_t x, nb::list weights) {
+  std::vector<Weight> list;
+  for (const nb::handle h : weights) list.push_back(matrix_weight(capture, h));
+  return capture.program.linear(x, list);
+}
+
+int32_t capture_angles(Capture& capture, In<float> cos, In<float> sin, int64_t head_dim, bool interleaved) {
+  const Angles table{head_dim, interleaved, matrix(cos, "cos"), matrix(sin, "sin")};
+  capture.kept.push_back(nb::borrow(cos.object));
+  capture.kept.push_back(nb::borrow(sin.object));
+  return capture.program.add_angles(table);
+}
+
+void replace_angles(Replay& replay, int32_t index, In<float> cos_in, In<float> sin_in) {
+  const Matrix<const float> cos = matrix(cos_in, "cos"), sin = matrix(sin_in, "sin");
+  // The old ones stay too: another thread may be about to put them back.
+  replay.kept.push_back(nb::borrow(cos_in.object));
+  replay.kept.push_back(nb::borrow(sin_in.object));
+  const Free free(kHeavy);
+  replay.plan.set_angles(index, cos, sin);
+}
+
+Out<float> run_plan(Replay& replay, In<int32_t> ids, In<int32_t> positions, In<int32_t> starts, In<int32_t> want,
+                    In<int32_t> tables, int64_t top) {
+  Step step{};
+  step.ids = vector(ids, "ids", step.tokens);
+  step.positions = vector_of(positions, "positions", step.tokens);
+  step.starts = vector(starts, "starts", step.sequences);
+  step.want = vector(want, "want", step.wanted);
+  step.block_tables = matrix(tables, "block_tables");
+  step.top = top;
+  if (--step.sequences < 0 || step.block_tables.rows != step.sequences)
+    fail("starts has " + std::to_string(step.sequences + 1) + " elements and block_tables " +
+         std::to_string(step.block_tables.rows) + " rows; B sequences need B + 1 and B.");
+  Out<float> logits = empty<float>({step.wanted, replay.plan.vocabulary()});
+  const Free free(kHeavy);
+  replay.plan.run(step, logits.data());
+  return logits;
 }
 
 // ---- machine
@@ -537,15 +595,17 @@ NB_MODULE(_core, m) {
   m.def("read_bandwidth", &measure_bandwidth, "bytes"_a, "threads"_a,
         "GB/s (1e9 bytes) of reading `bytes` of fresh memory with `threads`, the best of five passes.");
 
-  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 bits a weight.")
-      .def("__init__", &make_ternary, "codes"_a, "scales"_a,
-           nb::sig(
-               "def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike) -> None"),
+  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 or 1.6 bits a weight.")
+      .def("__init__", &make_ternary, "codes"_a, "scales"_a, "density"_a = "2bit",
+           nb::sig("def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike, "
+                   "density: str = '2bit') -> None"),
            "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
-           "16 columns.")
+           "16 columns. density: \"2bit\", or \"1.6bit\" (no groups): fewer bytes for more arithmetic, with the same "
+           "results.")
       .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f,
                   "Uniform random codes with one scale, the same for the same seed.")
       .def_prop_ro("shape", [](const TernaryWeight& w) { return std::pair(w.n, w.k); })
+      .def_prop_ro("density", [](const TernaryWeight& w) { return w.density == Density::T5 ? "1.6bit" : "2bit"; })
       .def_prop_ro(
           "group", [](const TernaryWeight& w) { return w.group; },
           "Columns that share a scale; 0 when one scale serves the whole row.")
@@ -624,4 +684,48 @@ NB_MODULE(_core, m) {
         "own. Sequence b owns rows starts[b] .. starts[b + 1] and the blocks block_tables[b]. Returns (T, heads * "
         "head_dim), which depends on "
         "neither batch, chunks nor threads.");
+
+  nb::class_<Capture>(m, "Program", "The operations of a model, written down by running it on the numbers of values.")
+      .def(nb::init<KVCache&>(), "cache"_a, nb::keep_alive<1, 2>())
+      .def(
+          "embed", [](Capture& c, nb::handle table) { return c.program.embed(matrix_weight(c, table)); }, "table"_a,
+          nb::sig("def embed(self, table: TernaryWeight | DenseWeight) -> int"))
+      .def("rms_norm", &capture_norm, "x"_a, "weight"_a, "eps"_a)
+      .def("linear", &capture_linear, "x"_a, "weights"_a,
+           nb::sig("def linear(self, x: int, weights: list[TernaryWeight | DenseWeight]) -> list[int]"))
+      .def("angles", &capture_angles, "cos"_a, "sin"_a, "head_dim"_a, "interleaved"_a,
+           "The number of a table that rope may use.")
+      .def(
+          "rope", [](Capture& c, int32_t x, int32_t angles) { return c.program.rope(x, angles); }, "x"_a, "angles"_a)
+      .def(
+          "attention",
+          [](Capture& c, int32_t q, int32_t k, int32_t v, int64_t layer, int64_t head_dim, float scale) {
+            return c.program.attention(q, k, v, layer, head_dim, scale);
+          },
+          "q"_a, "k"_a, "v"_a, "layer"_a, "head_dim"_a, "scale"_a)
+      .def(
+          "gate",
+          [](Capture& c, int32_t g, int32_t u, const std::string& act) {
+            return c.program.gate(activation_of(act), g, u);
+          },
+          "g"_a, "u"_a, "act"_a)
+      .def(
+          "add", [](Capture& c, int32_t x, int32_t y) { return c.program.add(x, y); }, "x"_a, "y"_a)
+      .def(
+          "take", [](Capture& c, int32_t x) { return c.program.take(x); }, "x"_a, "The rows that a step wants.")
+      .def(
+          "head", [](Capture& c, int32_t x, nb::handle w) { return c.program.head(x, matrix_weight(c, w)); }, "x"_a,
+          "weight"_a, nb::sig("def head(self, x: int, weight: TernaryWeight | DenseWeight) -> int"))
+      .def("__str__", [](const Capture& c) { return c.program.text(); });
+
+  nb::class_<Replay>(m, "Plan", "A program made ready: a step of the model in one call, without the GIL.")
+      .def(nb::init<const Capture&, int32_t>(), "program"_a, "logits"_a, nb::keep_alive<1, 2>())
+      .def("run", &run_plan, "ids"_a, "positions"_a, "starts"_a, "want"_a, "block_tables"_a, "top"_a = 0,
+           "Logits (S, vocab) in an array of their own, as many as head(top) gives. Calls of several threads take "
+           "turns.")
+      .def("set_angles", &replace_angles, "angles"_a, "cos"_a, "sin"_a, "Longer tables for rope.")
+      .def_prop_ro(
+          "arena_bytes", [](const Replay& r) { return r.plan.arena_bytes(); },
+          "Memory for intermediate values: that of the largest step so far.")
+      .def("__str__", [](const Replay& r) { return r.plan.program().text(); });
 }

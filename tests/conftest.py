@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from bitnet import backends, models
 from bitnet.bench.vocabulary import byte_tokenizer
 from bitnet.convert.gguf import write_checkpoint
 from bitnet.models import Decoder
 from bitnet.models.synthetic import SyntheticCheckpoint
+
+settings.register_profile("bitnet", deadline=None)  # no test depends on the clock
+settings.load_profile("bitnet")
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,20 @@
 
 namespace bitnet {
 
-// Packed ternary weights ("T2"). A row group is 16 rows, stored as K/16 blocks of 64 bytes, one after the other:
+// Packed ternary weights. A row group is 16 rows, stored as blocks of 64 bytes, one after the other. Byte 4r + j of
+// block b holds the fields of row r: field f is the code, w + 1, of column 4Fb + 4f + j        r < 16; j < 4; f < F
 //
-//   byte 4r + j of block b, bits 2f..2f+1   =   w[row r][column 16b + 4f + j] + 1        r < 16; j, f < 4
+//   T2: F = 4, field f in bits 2f..2f+1
+//   T5: F = 5, one of 3^5 = 243 bytes; five-trits-inl.h says which
 //
-// Rows and columns that only pad (to multiples of 16) hold the code of zero, 1.
+// Rows and columns that only pad (to 16 rows and whole blocks) hold the code of zero, 1.
+enum class Density : int32_t { T2, T5 };
+constexpr int fields(Density d) { return d == Density::T5 ? 5 : 4; }
+constexpr int block_columns(Density d) { return 4 * fields(d); }
 constexpr int kGroupRows = 16;
-constexpr int kBlockColumns = 16;
 constexpr int kBlockBytes = 64;
+constexpr int kSumColumns = 16;       // columns of the smallest group with a scale of its own; T5 has no such groups
+constexpr int kAnyBlockColumns = 80;  // whole blocks of either density
 
 // Tokens that share one pass over the weights. Their int8 codes travel as a panel [padded K / 4][tokens][4].
 constexpr int kPanelTokens = 8;
@@ -35,8 +41,9 @@ enum class Activation : int32_t { Silu, Relu2, Gelu };
 // order, of float(integer sum of the group) * scale.
 struct TernaryTask {
   const uint8_t* weights;  // first row group
+  Density density;
   int64_t row_groups;
-  int64_t blocks;             // of a row group: padded K / 16
+  int64_t blocks;             // of a row group
   int64_t group_blocks;       // blocks that share a scale; all of them without group_scales
   const float* group_scales;  // [row_group][group][16], or null
   const int8_t* panel;        // [padded K / 4][tokens][4]
@@ -130,16 +137,17 @@ struct Kernels {
   void (*ternary)(const TernaryTask&);
   float (*quantize_row)(const float* x, int64_t k, int64_t padded, int8_t* codes);  // returns the multiplier
   void (*pack_panel)(const int8_t* codes, int64_t padded, int64_t tokens, int8_t* panel);
-  void (*sum_panel)(const int8_t* panel, int64_t blocks, int64_t group_blocks, int64_t tokens, int32_t* sums);
+  // Sums of each `group` columns.
+  void (*sum_panel)(const int8_t* panel, int64_t padded, int64_t group, int64_t tokens, int32_t* sums);
   // y[t][row] = float(acc) * (scale / multiplier[t]); scale_step is 0 for one scale, 1 for one a row.
   void (*scale_rows)(const int32_t* acc, int64_t row_groups, int64_t tokens, const float* scales, int64_t scale_step,
                      const float* multipliers, float* y, int64_t ldy, int64_t rows);
   // y[t][row] = sums / multiplier[t]
   void (*divide_rows)(const float* sums, int64_t row_groups, int64_t tokens, const float* multipliers, float* y,
                       int64_t ldy, int64_t rows);
-  bool (*pack_rows)(const int8_t* codes, int64_t k, int64_t rows,
-                    uint8_t* out);  // one row group; false: a code outside -1..1
-  void (*unpack_rows)(const uint8_t* packed, int64_t k, int64_t rows, int8_t* codes);
+  // One row group; false: a code outside -1..1.
+  bool (*pack_rows)(const int8_t* codes, Density density, int64_t k, int64_t rows, uint8_t* out);
+  void (*unpack_rows)(const uint8_t* packed, Density density, int64_t k, int64_t rows, int8_t* codes);
 
   // dense
   void (*dense)(const DenseTask&);

@@ -6,6 +6,8 @@
 
 #define BITNET_INLINE inline __attribute__((always_inline))
 
+#include "kernels/five-trits-inl.h"
+
 template <class Half>
 struct Pair {
   Half lo, hi;

@@ -1,17 +1,17 @@
 // Ternary products: the parts that do not depend on the instruction set. Each target supplies
 //
-//   template <int M, int G> void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
-//   I32x16 (&acc)[G][M])
+//   template <Density density, int M, int G> void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks,
+//   const int8_t* panel, I32x16 (&acc)[G][M])
 //
 // which adds up stored code * activation over `blocks` blocks of G row groups (`stride` bytes apart) and M tokens.
 
-template <int M, int G>
+template <Density density, int M, int G>
 BITNET_INLINE void ternary_groups(const TernaryTask& task, int64_t group) {
   const int64_t stride = task.blocks * kBlockBytes;
   const uint8_t* w = task.weights + group * stride;
-  if (!task.group_scales) {
+  if (density == Density::T5 || !task.group_scales) {
     I32x16 acc[G][M];
-    ternary_tile<M, G>(w, stride, task.blocks, task.panel, acc);
+    ternary_tile<density, M, G>(w, stride, task.blocks, task.panel, acc);
     int32_t* out = (int32_t*)task.out + group * M * kGroupRows;
     for (int g = 0; g < G; ++g)
       for (int m = 0; m < M; ++m) store(out + (g * M + m) * kGroupRows, acc[g][m] - fill(task.sums[m]));
@@ -26,7 +26,8 @@ BITNET_INLINE void ternary_groups(const TernaryTask& task, int64_t group) {
     const int64_t first = s * task.group_blocks;
     const int64_t count = task.blocks - first < task.group_blocks ? task.blocks - first : task.group_blocks;
     I32x16 acc[G][M];
-    ternary_tile<M, G>(w + first * kBlockBytes, stride, count, task.panel + first * kBlockColumns * M, acc);
+    ternary_tile<density, M, G>(w + first * kBlockBytes, stride, count, task.panel + first * block_columns(density) * M,
+                                acc);
     for (int g = 0; g < G; ++g) {
       const F32x16 scales = load(task.group_scales + ((group + g) * scale_groups + s) * kGroupRows);
       for (int m = 0; m < M; ++m) total[g][m] = total[g][m] + to_float(acc[g][m] - fill(task.sums[s * M + m])) * scales;
@@ -36,32 +37,41 @@ BITNET_INLINE void ternary_groups(const TernaryTask& task, int64_t group) {
     for (int m = 0; m < M; ++m) store(out + (g * M + m) * kGroupRows, total[g][m]);
 }
 
-template <int M>
+template <Density density, int M>
 void ternary_panel(const TernaryTask& task) {
   int64_t group = 0;
   if (M > 1)  // two row groups share each broadcast; a single token streams the weights in order instead
-    for (; group + 2 <= task.row_groups; group += 2) ternary_groups<M, 2>(task, group);
-  for (; group < task.row_groups; ++group) ternary_groups<M, 1>(task, group);
+    for (; group + 2 <= task.row_groups; group += 2) ternary_groups<density, M, 2>(task, group);
+  for (; group < task.row_groups; ++group) ternary_groups<density, M, 1>(task, group);
+}
+
+template <Density density>
+void ternary_panels(const TernaryTask& task) {
+  switch (task.tokens) {
+    case 1:
+      return ternary_panel<density, 1>(task);
+    case 2:
+      return ternary_panel<density, 2>(task);
+    case 3:
+      return ternary_panel<density, 3>(task);
+    case 4:
+      return ternary_panel<density, 4>(task);
+    case 5:
+      return ternary_panel<density, 5>(task);
+    case 6:
+      return ternary_panel<density, 6>(task);
+    case 7:
+      return ternary_panel<density, 7>(task);
+    default:
+      return ternary_panel<density, 8>(task);
+  }
 }
 
 void ternary(const TernaryTask& task) {
-  switch (task.tokens) {
-    case 1:
-      return ternary_panel<1>(task);
-    case 2:
-      return ternary_panel<2>(task);
-    case 3:
-      return ternary_panel<3>(task);
-    case 4:
-      return ternary_panel<4>(task);
-    case 5:
-      return ternary_panel<5>(task);
-    case 6:
-      return ternary_panel<6>(task);
-    case 7:
-      return ternary_panel<7>(task);
-    default:
-      return ternary_panel<8>(task);
+  if (task.density == Density::T5) {
+    ternary_panels<Density::T5>(task);
+  } else {
+    ternary_panels<Density::T2>(task);
   }
 }
 
@@ -71,15 +81,15 @@ void pack_panel(const int8_t* codes, int64_t padded, int64_t tokens, int8_t* pan
       __builtin_memcpy(panel + (i * tokens + t) * 4, codes + t * padded + i * 4, 4);
 }
 
-void sum_panel(const int8_t* panel, int64_t blocks, int64_t group_blocks, int64_t tokens, int32_t* sums) {
-  for (int64_t first = 0; first < blocks; first += group_blocks, sums += tokens) {
-    const int64_t last = first + group_blocks < blocks ? first + group_blocks : blocks;
+void sum_panel(const int8_t* panel, int64_t padded, int64_t group, int64_t tokens, int32_t* sums) {
+  for (int64_t first = 0; first < padded; first += group, sums += tokens) {
+    const int64_t last = first + group < padded ? first + group : padded;
     for (int64_t t = 0; t < tokens; ++t) {
       int32_t sum = 0;
       if (tokens == 1) {
-        for (int64_t i = first * kBlockColumns; i < last * kBlockColumns; ++i) sum += panel[i];
+        for (int64_t i = first; i < last; ++i) sum += panel[i];
       } else {
-        for (int64_t i = first * 4; i < last * 4; ++i) {
+        for (int64_t i = first / 4; i < last / 4; ++i) {
           const int8_t* p = panel + (i * tokens + t) * 4;
           sum += p[0] + p[1] + p[2] + p[3];
         }
@@ -121,31 +131,47 @@ void divide_rows(const float* sums, int64_t row_groups, int64_t tokens, const fl
 }
 
 // Codes (rows, k) of -1, 0, 1 to one row group.
-bool pack_rows(const int8_t* codes, int64_t k, int64_t rows, uint8_t* out) {
-  const int64_t blocks = (k + kBlockColumns - 1) / kBlockColumns;
+bool pack_rows(const int8_t* codes, Density density, int64_t k, int64_t rows, uint8_t* out) {
+  const int columns = block_columns(density);
   uint8_t bad = 0;
-  for (int64_t b = 0; b < blocks; ++b) {
-    uint8_t* block = out + b * kBlockBytes;
-    const int64_t columns = k - b * kBlockColumns < kBlockColumns ? k - b * kBlockColumns : kBlockColumns;
+  for (int64_t first = 0; first < k; first += columns, out += kBlockBytes) {
+    const int64_t count = k - first < columns ? k - first : columns;
     for (int64_t r = 0; r < kGroupRows; ++r) {
-      uint8_t stored[kBlockColumns];  // column 4f + j at the same place
-      for (int i = 0; i < kBlockColumns; ++i) stored[i] = 1;
+      uint8_t stored[20];  // column 4f + j at the same place
+      for (int i = 0; i < columns; ++i) stored[i] = 1;
       if (r < rows) {
-        const int8_t* row = codes + r * k + b * kBlockColumns;
-        for (int64_t i = 0; i < columns; ++i) stored[i] = (uint8_t)(row[i] + 1);
-        for (int i = 0; i < kBlockColumns; ++i) bad |= stored[i] > 2;
+        const int8_t* row = codes + r * k + first;
+        for (int64_t i = 0; i < count; ++i) stored[i] = (uint8_t)(row[i] + 1);
+        for (int i = 0; i < columns; ++i) bad |= stored[i] > 2;
       }
-      for (int j = 0; j < 4; ++j)
-        block[4 * r + j] = (uint8_t)(stored[j] | stored[4 + j] << 2 | stored[8 + j] << 4 | stored[12 + j] << 6);
+      for (int j = 0; j < 4; ++j) {
+        const uint8_t* t = stored + j;
+        if (density == Density::T2) {
+          out[4 * r + j] = (uint8_t)(t[0] | t[4] << 2 | t[8] << 4 | t[12] << 6);
+        } else {
+          const int index = t[0] + 3 * t[4] + 9 * t[8] + 27 * t[12] + 81 * t[16];
+          out[4 * r + j] = kFiveTrits.byte_of[index < 243 ? index : 0];  // larger only where a code is bad
+        }
+      }
     }
   }
   return !bad;
 }
 
-void unpack_rows(const uint8_t* packed, int64_t k, int64_t rows, int8_t* codes) {
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t i = 0; i < k; ++i) {
-      const int64_t b = i / kBlockColumns, f = i % kBlockColumns / 4, j = i % 4;
-      codes[r * k + i] = (int8_t)((packed[b * kBlockBytes + 4 * r + j] >> (2 * f) & 3) - 1);
+template <Density density>
+BITNET_INLINE void unpack_row(const uint8_t* row, int64_t k, int8_t* codes) {
+  for (int64_t first = 0; first < k; first += block_columns(density), row += kBlockBytes)
+    for (int f = 0; f < fields(density); ++f)
+      for (int64_t j = 0, i = first + 4 * f; j < 4 && i < k; ++j, ++i)
+        codes[i] = (int8_t)(code_of(density, row[j], f) - 1);
+}
+
+void unpack_rows(const uint8_t* packed, Density density, int64_t k, int64_t rows, int8_t* codes) {
+  for (int64_t r = 0; r < rows; ++r) {
+    if (density == Density::T5) {
+      unpack_row<Density::T5>(packed + 4 * r, k, codes + r * k);
+    } else {
+      unpack_row<Density::T2>(packed + 4 * r, k, codes + r * k);
     }
+  }
 }

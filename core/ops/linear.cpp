@@ -51,27 +51,28 @@ void make_panels(int64_t tokens, int64_t padded, int8_t* panels, Fill&& fill) {
   });
 }
 
-// Sums of the codes, [panel][group][token], for weights with `group_blocks` blocks to a scale.
+// Sums of the codes, [panel][group][token], for weights with a scale for each `group` columns.
 struct Sums {
-  int64_t group_blocks;
+  int64_t group;
   std::vector<int32_t> values;
   int64_t groups;
 
   const int32_t* panel(int64_t p) const { return values.data() + p * groups * kPanelTokens; }
 };
 
-Sums sum_panels(const Activations& a, int64_t group_blocks) {
-  const int64_t blocks = a.padded / kBlockColumns, groups = ceil_div(blocks, group_blocks);
-  Sums sums{group_blocks, std::vector<int32_t>(static_cast<size_t>(panels_of(a.tokens) * groups * kPanelTokens)),
-            groups};
+Sums sum_panels(const Activations& a, int64_t group) {
+  const int64_t groups = ceil_div(a.padded, group);
+  Sums sums{group, std::vector<int32_t>(static_cast<size_t>(panels_of(a.tokens) * groups * kPanelTokens)), groups};
   for_each(panels_of(a.tokens), a.tokens * a.padded, [&](int64_t p) {
-    kernels().sum_panel(a.panel(p), blocks, group_blocks, a.panel_tokens(p),
-                        sums.values.data() + p * groups * kPanelTokens);
+    kernels().sum_panel(a.panel(p), a.padded, group, a.panel_tokens(p), sums.values.data() + p * groups * kPanelTokens);
   });
   return sums;
 }
 
-int64_t group_blocks_of(const TernaryWeight& w) { return w.group ? w.group / kBlockColumns : w.blocks(); }
+int64_t group_of(const TernaryWeight& w, const Activations& a) { return w.group ? w.group : a.padded; }
+
+// T5 has blocks of its own size; zeros beyond the last block of the other density do no harm.
+int64_t padded_columns(int64_t k, bool any_t5) { return round_up(k, any_t5 ? kAnyBlockColumns : kSumColumns); }
 
 // Row groups [first, first + count) of w times the panels [panel, last): `emit(sums, row group, groups, panel)` takes
 // the results of each tile.
@@ -81,8 +82,9 @@ void ternary_chunk(const TernaryWeight& w, const Activations& a, const Sums& sum
   alignas(64) int32_t out[kMostRowGroups * kGroupRows];
   const Kernels& kernel = kernels();
   TernaryTask task{};
+  task.density = w.density;
   task.blocks = w.blocks();
-  task.group_blocks = sums.group_blocks;
+  task.group_blocks = w.group ? w.group / block_columns(w.density) : w.blocks();
   task.out = out;
   // One token takes the whole chunk in a stream; several take it two row groups at a time, which then stay in the
   // cache.
@@ -170,7 +172,7 @@ void quantize(Matrix<const float> x, int8_t* codes, float* multipliers) {
 
 void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out) {
   if (!q.rows) return;
-  const int64_t padded = round_up(q.columns, kBlockColumns);
+  const int64_t padded = padded_columns(q.columns, w.density == Density::T5);
   thread_local Scratch scratch;
   int8_t* panels = scratch.get<int8_t>(static_cast<size_t>(q.rows * padded));
   make_panels(q.rows, padded, panels, [&](int64_t t, int8_t* to) {
@@ -178,7 +180,7 @@ void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out
     std::memset(to + q.columns, 0, static_cast<size_t>(padded - q.columns));
   });
   const Activations a{panels, nullptr, q.rows, padded};
-  const Sums sums = sum_panels(a, w.blocks());  // over the whole row, whatever its scales are
+  const Sums sums = sum_panels(a, padded);  // over the whole row, whatever its scales are
   const int64_t step = row_groups_per_chunk(w.row_group_bytes(), w.nbytes());
   parallel_for(ceil_div(w.row_groups(), step), [&](int64_t chunk) {
     const int64_t first = chunk * step, count = std::min(step, w.row_groups() - first);
@@ -198,7 +200,9 @@ void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out
 void linear(Matrix<const float> x, const Product* products, int64_t count) {
   if (!x.rows) return;
   thread_local Scratch panel_scratch, multiplier_scratch, x_scratch;
-  Activations a{nullptr, nullptr, x.rows, round_up(x.columns, kBlockColumns)};
+  const bool any_t5 = std::any_of(products, products + count,
+                                  [](const Product& p) { return p.ternary && p.ternary->density == Density::T5; });
+  Activations a{nullptr, nullptr, x.rows, padded_columns(x.columns, any_t5)};
   std::vector<Sums> sums;          // one for each way of grouping
   const float* padded_x = x.data;  // dense kernels read whole vectors
   int64_t ldx = x.columns;
@@ -215,9 +219,9 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
         a.panels = panels;
         a.multipliers = multipliers;
       }
-      const int64_t group_blocks = group_blocks_of(*w);
-      if (std::none_of(sums.begin(), sums.end(), [&](const Sums& s) { return s.group_blocks == group_blocks; }))
-        sums.push_back(sum_panels(a, group_blocks));
+      const int64_t group = group_of(*w, a);
+      if (std::none_of(sums.begin(), sums.end(), [&](const Sums& s) { return s.group == group; }))
+        sums.push_back(sum_panels(a, group));
     } else if (const int64_t columns = products[i].dense->columns(); columns > ldx) {
       float* copy = x_scratch.get<float>(static_cast<size_t>(x.rows * columns));
       for (int64_t t = 0; t < x.rows; ++t) {
@@ -255,7 +259,7 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
                   groups = std::min(shares[i].step, shares[i].row_groups - first);
     if (const TernaryWeight* w = products[i].ternary) {
       const Sums& s =
-          *std::find_if(sums.begin(), sums.end(), [&](const Sums& s) { return s.group_blocks == group_blocks_of(*w); });
+          *std::find_if(sums.begin(), sums.end(), [&](const Sums& s) { return s.group == group_of(*w, a); });
       ternary_product(*w, a, s, first, groups, panel, last, products[i].y);
     } else {
       const DenseWeight& d = *products[i].dense;

@@ -1,6 +1,7 @@
 #include "ops/rows.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "kernels/registry.h"
 #include "runtime/thread_pool.h"
@@ -77,14 +78,14 @@ void embed(const DenseWeight& table, const int32_t* ids, int64_t count, float* y
 }
 
 void embed(const TernaryWeight& table, const int32_t* ids, int64_t count, float* y) {
+  const Kernels& kernel = kernels();
   for_rows(count, table.k, [&](int64_t first, int64_t last) {
+    std::vector<int8_t> codes(static_cast<size_t>(table.k));
     for (int64_t t = first; t < last; ++t) {
       const int64_t id = ids[t];
       const uint8_t* row = table.packed() + id / kGroupRows * table.row_group_bytes() + 4 * (id % kGroupRows);
-      for (int64_t i = 0; i < table.k; ++i) {
-        const int code = row[i / kBlockColumns * kBlockBytes + i % 4] >> (2 * (i % kBlockColumns / 4)) & 3;
-        y[t * table.k + i] = static_cast<float>(code - 1) * table.scale_of(id, i);
-      }
+      kernel.unpack_rows(row, table.density, table.k, 1, codes.data());
+      for (int64_t i = 0; i < table.k; ++i) y[t * table.k + i] = static_cast<float>(codes[i]) * table.scale_of(id, i);
     }
   });
 }

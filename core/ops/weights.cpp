@@ -43,10 +43,15 @@ void check_shape(int64_t n, int64_t k) {
 
 }  // namespace
 
-TernaryWeight::TernaryWeight(int64_t n, int64_t k, std::vector<float> given, int64_t group, bool per_row)
-    : n(n), k(k), group(group), per_row(per_row), scales(std::move(given)) {
+TernaryWeight::TernaryWeight(int64_t n, int64_t k, std::vector<float> given, int64_t group, bool per_row,
+                             Density density)
+    : n(n), k(k), group(group), per_row(per_row), scales(std::move(given)), density(density) {
   check_shape(n, k);
-  if (group && (group % kBlockColumns || k % group))
+  if (group && density == Density::T5)
+    throw std::invalid_argument(
+        "a weight with scales for groups of columns is kept at 2 bits; \"1.6bit\" takes one "
+        "scale or one for each row.");
+  if (group && (group % kSumColumns || k % group))
     throw std::invalid_argument("a scale for every " + std::to_string(group) + " of " + std::to_string(k) +
                                 " columns: a group must be a multiple of 16 that divides k.");
   buffer_ = allocate_weights(static_cast<size_t>(row_groups() * row_group_bytes()));
@@ -63,22 +68,24 @@ TernaryWeight::TernaryWeight(int64_t n, int64_t k, std::vector<float> given, int
 }
 
 TernaryWeight::TernaryWeight(const int8_t* codes, int64_t n, int64_t k, std::vector<float> given, int64_t group,
-                             bool per_row)
-    : TernaryWeight(n, k, std::move(given), group, per_row) {
+                             bool per_row, Density density)
+    : TernaryWeight(n, k, std::move(given), group, per_row, density) {
   const Kernels& kernel = kernels();
   std::atomic<bool> sound{true};
   const int64_t step = ceil_div(chunk_rows(k), kGroupRows);
   parallel_for(ceil_div(row_groups(), step), [&](int64_t chunk) {
     for (int64_t g = chunk * step; g < std::min(row_groups(), (chunk + 1) * step); ++g) {
       const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
-      if (!kernel.pack_rows(codes + g * kGroupRows * k, k, rows, buffer_.data + g * row_group_bytes())) sound = false;
+      if (!kernel.pack_rows(codes + g * kGroupRows * k, density, k, rows, buffer_.data + g * row_group_bytes()))
+        sound = false;
     }
   });
   if (!sound) throw std::invalid_argument("ternary codes must be -1, 0 or 1; found another value.");
 }
 
 TernaryWeight TernaryWeight::random(int64_t n, int64_t k, uint64_t seed, float scale) {
-  TernaryWeight w(n, k, {scale}, 0, false);
+  TernaryWeight w(n, k, {scale}, 0, false, Density::T2);
+  constexpr int64_t columns = block_columns(Density::T2);
   const int64_t step = ceil_div(1 << 20, w.row_group_bytes());
   parallel_for(ceil_div(w.row_groups(), step), [&](int64_t chunk) {
     const int64_t last = std::min(w.row_groups(), (chunk + 1) * step);
@@ -91,8 +98,8 @@ TernaryWeight TernaryWeight::random(int64_t n, int64_t k, uint64_t seed, float s
       // What only pads holds the code of zero.
       const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
       std::array<uint8_t, 4> keep{}, zero{};  // of the last block, by j
-      for (int64_t c = 0; c < kBlockColumns; ++c) {
-        const bool real = (w.blocks() - 1) * kBlockColumns + c < k;
+      for (int64_t c = 0; c < columns; ++c) {
+        const bool real = (w.blocks() - 1) * columns + c < k;
         (real ? keep : zero)[c % 4] |= static_cast<uint8_t>((real ? 3 : 1) << 2 * (c / 4));
       }
       uint8_t* tail = block + (w.blocks() - 1) * kBlockBytes;
@@ -108,7 +115,7 @@ void TernaryWeight::codes(int8_t* out) const {
   const Kernels& kernel = kernels();
   parallel_for(row_groups(), [&](int64_t g) {
     const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
-    kernel.unpack_rows(packed() + g * row_group_bytes(), k, rows, out + g * kGroupRows * k);
+    kernel.unpack_rows(packed() + g * row_group_bytes(), density, k, rows, out + g * kGroupRows * k);
   });
 }
 

@@ -96,6 +96,13 @@ def test_embed_ternary() -> None:
     np.testing.assert_array_equal(got, (codes * np.repeat(scales, 32, axis=1))[ids])
 
 
+def test_embed_ternary_of_either_density() -> None:
+    codes = np.random.default_rng(0).integers(-1, 2, (40, 70), np.int8)
+    ids = np.array([3, 39, 16], np.int32)
+    got = on_every_set(lambda: _core.embed(_core.TernaryWeight(codes, np.float32(0.5), "1.6bit"), ids))
+    np.testing.assert_array_equal(got, codes[ids] * np.float32(0.5))
+
+
 def test_embed_refuses_ids_outside_the_table() -> None:
     weight = _core.DenseWeight(normal(5, 16))
     for bad in (-1, 5):

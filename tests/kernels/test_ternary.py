@@ -26,29 +26,49 @@ def exact(codes: NDArray[np.int8], q: NDArray[np.int8]) -> NDArray[np.int64]:
     return q.astype(np.int64) @ codes.astype(np.int64).T
 
 
-def sums(codes: NDArray[np.int8], q: NDArray[np.int8]) -> NDArray[np.int32]:
-    return _core.ternary_matmul_i32(_core.TernaryWeight(codes, np.float32(1)), q)
+def sums(codes: NDArray[np.int8], q: NDArray[np.int8], density: str = "2bit") -> NDArray[np.int32]:
+    return _core.ternary_matmul_i32(_core.TernaryWeight(codes, np.float32(1), density), q)
 
 
+both_densities = pytest.mark.parametrize("density", ["2bit", "1.6bit"])
+
+
+@both_densities
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("tokens", [1, 2, 3, 8, 17])
-def test_sums_equal_numpy(isa: str, shape: tuple[int, int], tokens: int) -> None:
+def test_sums_equal_numpy(isa: str, shape: tuple[int, int], tokens: int, density: str) -> None:
     codes, q = random_codes(*shape), random_q(tokens, shape[1])
-    np.testing.assert_array_equal(sums(codes, q), exact(codes, q))
+    np.testing.assert_array_equal(sums(codes, q, density), exact(codes, q))
 
 
+@both_densities
 @pytest.mark.parametrize("tokens", range(1, 18))
-def test_every_panel_width(isa: str, tokens: int) -> None:
+def test_every_panel_width(isa: str, tokens: int, density: str) -> None:
     codes, q = random_codes(50, 336), random_q(tokens, 336)
-    np.testing.assert_array_equal(sums(codes, q), exact(codes, q))
+    np.testing.assert_array_equal(sums(codes, q, density), exact(codes, q))
+
+
+def test_all_243_bytes_of_five_trits_decode(isa: str) -> None:
+    every = np.array(np.meshgrid(*[[-1, 0, 1]] * 5)).reshape(5, 243).T.astype(np.int8)  # (243, field)
+    codes = np.zeros((243, 20), np.int8)
+    codes[:, ::4] = every  # column 4f is field f
+    weight = _core.TernaryWeight(codes, np.float32(1), "1.6bit")
+    np.testing.assert_array_equal(weight.codes(), codes)
+    for tokens in (1, 2, 4, 7):  # one token, pairs and tiles decode in their own ways
+        q = np.resize(np.eye(20, dtype=np.int8), (20 * tokens, 20))
+        got = np.concatenate(
+            [_core.ternary_matmul_i32(weight, q[i : i + tokens].copy()) for i in range(0, len(q), tokens)]
+        )
+        np.testing.assert_array_equal(got, np.resize(codes.T, (20 * tokens, 243)))
 
 
 @pytest.mark.parametrize("code", [-1, 0, 1])
 @pytest.mark.parametrize("value", [-128, 127])
 @pytest.mark.parametrize("tokens", [1, 5])
-def test_extreme_inputs_do_not_overflow(isa: str, code: int, value: int, tokens: int) -> None:
+@both_densities
+def test_extreme_inputs_do_not_overflow(isa: str, code: int, value: int, tokens: int, density: str) -> None:
     codes, q = np.full((18, 45568), code, np.int8), np.full((tokens, 45568), value, np.int8)
-    np.testing.assert_array_equal(sums(codes, q), exact(codes, q))
+    np.testing.assert_array_equal(sums(codes, q, density), exact(codes, q))
 
 
 @settings(deadline=None, max_examples=60)
@@ -58,30 +78,34 @@ def test_extreme_inputs_do_not_overflow(isa: str, code: int, value: int, tokens:
     t=st.integers(1, 19),
     seed=st.integers(0, 2**32 - 1),
     threads=st.integers(1, 4),
+    density=st.sampled_from(["2bit", "1.6bit"]),
 )
-def test_any_shape_on_any_set(n: int, k: int, t: int, seed: int, threads: int) -> None:
+def test_any_shape_on_any_set(n: int, k: int, t: int, seed: int, threads: int, density: str) -> None:
     codes, q = random_codes(n, k, seed), random_q(t, k, seed)
-    weight, want = _core.TernaryWeight(codes, np.float32(1)), exact(codes, q)
+    weight, want = _core.TernaryWeight(codes, np.float32(1), density), exact(codes, q)
     _core.set_threads(threads)
     for name in _core.isas():
         _core.set_isa(name)
         np.testing.assert_array_equal(_core.ternary_matmul_i32(weight, q), want, err_msg=name)
 
 
+@both_densities
 @pytest.mark.parametrize("shape", SHAPES)
-def test_codes_survive_packing(isa: str, shape: tuple[int, int]) -> None:
+def test_codes_survive_packing(isa: str, shape: tuple[int, int], density: str) -> None:
     codes = random_codes(*shape)
-    weight = _core.TernaryWeight(codes, np.float32(0.5))
+    weight = _core.TernaryWeight(codes, np.float32(0.5), density)
+    assert weight.density == density
     np.testing.assert_array_equal(weight.codes(), codes)
     assert weight.shape == shape
 
 
+@both_densities
 @pytest.mark.parametrize("bad", [-128, -2, 2, 127])
-def test_codes_outside_the_alphabet_are_refused(isa: str, bad: int) -> None:
+def test_codes_outside_the_alphabet_are_refused(isa: str, bad: int, density: str) -> None:
     codes = random_codes(20, 40)
     codes[19, 39] = bad
     with pytest.raises(ValueError, match="-1, 0 or 1"):
-        _core.TernaryWeight(codes, np.float32(1))
+        _core.TernaryWeight(codes, np.float32(1), density)
 
 
 @pytest.mark.parametrize("k", [1, 17, 100, 2560, 6912])
@@ -144,6 +168,25 @@ def test_linear_is_the_same_for_any_batch_and_threads(isa: str) -> None:
     for t in range(23):
         for got, whole in zip(_core.linear(x[t : t + 1].copy(), weights), want, strict=True):
             np.testing.assert_array_equal(got[0], whole[t])
+
+
+def test_densities_give_the_same_bits_side_by_side(isa: str) -> None:
+    rng = np.random.default_rng(6)
+    x, codes, scales = rng.standard_normal((9, 300)).astype(np.float32), random_codes(70, 300), rng.uniform(0, 1, 70)
+    weights = [_core.TernaryWeight(codes, scales.astype(np.float32), d) for d in ("2bit", "1.6bit")]
+    assert weights[1].nbytes < weights[0].nbytes
+    for tokens in (1, 9):
+        together = _core.linear(x[:tokens].copy(), weights)
+        np.testing.assert_array_equal(together[0], together[1])
+        np.testing.assert_array_equal(together[0], _core.linear(x[:tokens].copy(), weights[:1])[0])
+        np.testing.assert_array_equal(together[0], _core.linear(x[:tokens].copy(), weights[1:])[0])
+
+
+def test_densities_that_do_not_exist_or_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="1.6bit"):
+        _core.TernaryWeight(np.zeros((4, 64), np.int8), np.float32(1), "1bit")
+    with pytest.raises(ValueError, match="groups"):
+        _core.TernaryWeight(np.zeros((4, 64), np.int8), np.zeros((4, 4), np.float32), "1.6bit")
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (33, 100), (64, 2560)])

@@ -16,9 +16,10 @@ constexpr int kPrefetchBytes = 6144, kDenseRows = 2, kDenseTokens = 2, kAttentio
 //
 // A pair of products of maddubs is at most 2 * 2 * 128 = 512 in magnitude at scale 1 and 2048 at scale 4 (it saturates
 // at 2^15, so never). A block adds two pairs to each running int16: 4096 at scale 4, so 8 blocks reach -32768 with q =
-// -128 and +32512 with q = 127: both fit. Then they are flushed to int32.
+// -128 and +32512 with q = 127: both fit. Then they are flushed to int32. Field 4 adds a third pair at scale 1.
 constexpr int kFlushOne = 8;
 
+template <Density density>
 BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q, I32x16& acc) {
   const __m256i low = _mm256_set1_epi8(0x03), high = _mm256_set1_epi8(0x0c), ones = _mm256_set1_epi16(1);
   __m256i total1[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()},
@@ -29,11 +30,13 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
             sum4[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     for (int64_t b = first; b < last; ++b) {
       prefetch(w + b * kBlockBytes + kPrefetchBytes);
-      const __m256i q0 = broadcast(q + 16 * b), q1 = broadcast(q + 16 * b + 4), q2 = broadcast(q + 16 * b + 8),
-                    q3 = broadcast(q + 16 * b + 12);
+      const int8_t* x = q + b * block_columns(density);
+      const __m256i q0 = broadcast(x), q1 = broadcast(x + 4), q2 = broadcast(x + 8), q3 = broadcast(x + 12);
       for (int h = 0; h < 2; ++h) {
-        const __m256i v = _mm256_loadu_si256((const __m256i*)(w + b * kBlockBytes + 32 * h)),
-                      u = _mm256_srli_epi16(v, 4);
+        const Half half = load_half_block<density>(w + b * kBlockBytes + 32 * h);
+        const __m256i v = half.four, u = _mm256_srli_epi16(v, 4);
+        if constexpr (density == Density::T5)
+          sum1[h] = _mm256_add_epi16(sum1[h], _mm256_maddubs_epi16(half.fifth, broadcast(x + 16)));
         sum1[h] = _mm256_add_epi16(sum1[h], _mm256_maddubs_epi16(_mm256_and_si256(v, low), q0));
         sum4[h] = _mm256_add_epi16(sum4[h], _mm256_maddubs_epi16(_mm256_and_si256(v, high), q1));
         sum1[h] = _mm256_add_epi16(sum1[h], _mm256_maddubs_epi16(_mm256_and_si256(u, low), q2));
@@ -50,27 +53,29 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
 }
 
 // Up to four tokens, every field moved to scale 1: a block adds four pairs, 4 * 512 = 2048; 16 blocks reach -32768 or
-// +32512.
-constexpr int kFlushTile = 16;
+// +32512. With five pairs, 2560, 12 blocks reach 30720.
+constexpr int flush_tile(Density d) { return d == Density::T5 ? 12 : 16; }
 
-template <int M>
+template <Density density, int M>
 BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
   const __m256i low = _mm256_set1_epi8(0x03), ones = _mm256_set1_epi16(1);
   for (int m = 0; m < M; ++m) acc[m] = fill(0);
-  for (int64_t first = 0; first < blocks; first += kFlushTile) {
-    const int64_t last = first + kFlushTile < blocks ? first + kFlushTile : blocks;
+  for (int64_t first = 0; first < blocks; first += flush_tile(density)) {
+    const int64_t last = first + flush_tile(density) < blocks ? first + flush_tile(density) : blocks;
     __m256i sum[M][2];
     for (int m = 0; m < M; ++m) sum[m][0] = sum[m][1] = _mm256_setzero_si256();
     for (int64_t b = first; b < last; ++b) {
       prefetch(w + b * kBlockBytes + kPrefetchBytes);
-      __m256i v0 = _mm256_loadu_si256((const __m256i*)(w + b * kBlockBytes)),
-              v1 = _mm256_loadu_si256((const __m256i*)(w + b * kBlockBytes + 32));
-#pragma GCC unroll 4
-      for (int f = 0; f < 4; ++f) {
-        const __m256i c0 = _mm256_and_si256(v0, low), c1 = _mm256_and_si256(v1, low);
-        v0 = _mm256_srli_epi16(v0, 2), v1 = _mm256_srli_epi16(v1, 2);
+      Half v0 = load_half_block<density>(w + b * kBlockBytes), v1 = load_half_block<density>(w + b * kBlockBytes + 32);
+      const int8_t* x = panel + b * block_columns(density) * tokens;
+      constexpr int F = fields(density);
+#pragma GCC unroll 5
+      for (int f = 0; f < F; ++f) {
+        const __m256i c0 = f == 4 ? v0.fifth : _mm256_and_si256(v0.four, low),
+                      c1 = f == 4 ? v1.fifth : _mm256_and_si256(v1.four, low);
+        v0.four = _mm256_srli_epi16(v0.four, 2), v1.four = _mm256_srli_epi16(v1.four, 2);
         for (int m = 0; m < M; ++m) {
-          const __m256i q = broadcast(panel + ((4 * b + f) * tokens + m) * 4);
+          const __m256i q = broadcast(x + (f * tokens + m) * 4);
           sum[m][0] = _mm256_add_epi16(sum[m][0], _mm256_maddubs_epi16(c0, q));
           sum[m][1] = _mm256_add_epi16(sum[m][1], _mm256_maddubs_epi16(c1, q));
         }
@@ -83,18 +88,18 @@ BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* p
   }
 }
 
-template <int M, int G>
+template <Density density, int M, int G>
 BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
                                 I32x16 (&acc)[G][M]) {
   for (int g = 0; g < G; ++g) {
     const uint8_t* group = w + g * stride;
     if constexpr (M == 1) {
-      ternary_one(group, blocks, panel, acc[g][0]);
+      ternary_one<density>(group, blocks, panel, acc[g][0]);
     } else if constexpr (M <= 4) {
-      ternary_few<M>(group, blocks, panel, M, acc[g]);
+      ternary_few<density, M>(group, blocks, panel, M, acc[g]);
     } else {
-      ternary_few<4>(group, blocks, panel, M, acc[g]);
-      ternary_few<M - 4>(group, blocks, panel + 16, M, acc[g] + 4);
+      ternary_few<density, 4>(group, blocks, panel, M, acc[g]);
+      ternary_few<density, M - 4>(group, blocks, panel + 16, M, acc[g] + 4);
     }
   }
 }

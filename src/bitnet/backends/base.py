@@ -8,9 +8,9 @@ A model never looks inside an activation: that is what lets NumPy, C++, PyTorch 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,16 @@ class Rope:
         return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
+class Model(Protocol):
+    """A model, as far as a backend knows it: a function written in operations."""
+
+    def __call__(self, step: Step, cache: Cache) -> Value: ...
+
+    def on(self, ops: Ops) -> Model:
+        """The same function and weights, written in other operations."""
+        ...
+
+
 class Ops(ABC):
     """A backend. Weights go in through `put` once; the other methods are the operations."""
 
@@ -142,6 +152,10 @@ class Ops(ABC):
 
     def add_screen(self, weight: Weight) -> None:
         """Spend memory on `weight` so that `head` with top > 0 reads less; a backend may have no such thing."""
+
+    def compile(self, model: Model, cache: Cache) -> Callable[[Step], Value]:
+        """`model` on `cache`, to be called for every step; a backend may capture it once and replay it."""
+        return lambda step: model(step, cache)
 
 
 Weights = Mapping[str, Weight]

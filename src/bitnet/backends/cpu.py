@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bitnet._core as _core
-from bitnet.backends.base import BLOCK_SIZE, Ints, Ops, Rope, Step
+from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
+from bitnet.backends.plan import Plan
 from bitnet.quant.tensor import Tensor, TernaryTensor
 
 Floats = NDArray[np.float32]
@@ -81,6 +82,9 @@ class CPU(Ops):
     def add_screen(self, weight: Matrix) -> None:
         if isinstance(weight, _core.DenseWeight) and weight.shape[1] <= MOST_COLUMNS:
             weight.add_screen()
+
+    def compile(self, model: Model, cache: _core.KVCache) -> Plan:
+        return Plan(model, cache, self.angles)
 
 
 def weight_bytes(weights: dict[str, Any]) -> int:

@@ -80,7 +80,7 @@ class SourceFile:
 
 
 def regular_file(path: Path) -> int:
-    """The size of the regular file at `path`; ModelError when it cannot be had, FormatError when it is something else."""
+    """The size of the regular file at `path`; ModelError when it cannot be had, FormatError when it is no such file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:

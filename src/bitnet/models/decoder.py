@@ -89,6 +89,9 @@ class Decoder(ABC):
             x = ops.add(x, self.mlp(ops.rms_norm(x, w["post_attention_layernorm"], eps), w))
         return ops.head(ops.rms_norm(ops.take(x, step.want), weights["norm"], eps), weights["lm_head"], step.top)
 
+    def on(self, ops: Ops) -> Decoder:
+        return type(self)(self.config, self.weights, ops)
+
     @abstractmethod
     def self_attn(self, x: Value, w: Weights, layer: int, step: Step, cache: Cache) -> Value:
         """(T, hidden) -> (T, hidden)."""
