@@ -77,7 +77,7 @@ class Recorder(Ops):
         expect(rows, Symbol.WANT)
         return self.program.take(x)
 
-    def head(self, x: int, weight: Matrix, top: Any = Symbol.TOP) -> int:
+    def head(self, x: int, weight: Matrix, top: Any = 0) -> int:
         expect(top, Symbol.TOP)
         return self.program.head(x, weight)
 

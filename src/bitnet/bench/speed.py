@@ -106,7 +106,7 @@ class Run:
     def all_logits(self) -> Floats:
         """Of the last token, which goes through once more: what a screened head computes is a part of these."""
         end = self.sequence.computed
-        logits: Floats = self.runner.model(make_step([Chunk(self.sequence, end - 1, end)]), self.runner.cache)
+        logits: Floats = self.runner.compute(make_step([Chunk(self.sequence, end - 1, end)]))
         return logits[0]
 
     def step(self) -> Floats:

@@ -80,7 +80,7 @@ def loss(config: Config, ops: TorchOps, weights: Weights, ids: Tensor, targets: 
 class TrainStep:
     """The part of backends.base.Step that training needs, as tensors; every row's logits are wanted."""
 
-    want = None
+    want, top = None, 0
 
     def __init__(self, ids: Tensor, positions: Tensor) -> None:
         self.ids, self.positions = ids, positions
