@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,14 @@ def test_running_a_model_imports_no_heavy_extra(tiny_gguf: Path) -> None:
         "assert not {'torch', 'transformers', 'tvm', 'triton', 'streamlit', 'ray'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_instruction_set_is_refused_by_name(tiny_gguf: Path) -> None:
+    code = f"from bitnet import BitNet, BitNetError\ntry: BitNet({str(tiny_gguf)!r})\nexcept BitNetError as e: print(e)"
+    environment = {**os.environ, "BITNET_ISA": "abacus"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "abacus" in found.stdout
+    assert "scalar" in found.stdout
 
 
 def test_streaming_gives_the_text_of_generate(model: BitNet) -> None:

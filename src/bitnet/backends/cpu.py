@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 import bitnet._core as _core
 from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
 from bitnet.backends.plan import Plan
+from bitnet.errors import ParameterError
 from bitnet.quant.tensor import Tensor, TernaryTensor
 
 Floats = NDArray[np.float32]
@@ -22,6 +23,10 @@ class CPU(Ops):
     screens = True
 
     def __init__(self) -> None:
+        try:
+            _core.isa()
+        except ValueError as error:
+            raise ParameterError(str(error), "Unset BITNET_ISA to let bitnet choose.") from None
         self._angles: dict[Rope, tuple[Floats, Floats]] = {}
 
     def put(self, tensor: Tensor) -> Matrix | Floats:
