@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,35 @@ def test_prompts_in_a_list_give_what_each_gives_alone(model: BitNet) -> None:
     prompts = ["a", "the lazy dog", "in the end there was nothing left to say about it", ""]
     together = model.generate(prompts, max_tokens=12, seed=1)
     assert together == [model.generate(prompt, max_tokens=12, seed=1) for prompt in prompts]
+
+
+def test_several_threads_may_share_a_model(model: BitNet) -> None:
+    prompts = [f"thread {i}" for i in range(6)]
+    alone = [model.generate(prompt, max_tokens=15, seed=2) for prompt in prompts]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        for _ in range(5):
+            together = pool.map(lambda prompt: model.generate(prompt, max_tokens=15, seed=2), prompts)
+            assert list(together) == alone
+
+
+def test_a_closed_model_says_so(tiny_gguf: Path) -> None:
+    with BitNet(tiny_gguf) as closed:
+        pass
+    assert "closed" in repr(closed)
+    with pytest.raises(BitNetError, match="is closed"):
+        closed.generate("a")
+
+
+@pytest.mark.parametrize("prompt", [5, None, b"abc", ["a", 3]])
+def test_a_prompt_that_is_no_text_is_refused(model: BitNet, prompt: object) -> None:
+    with pytest.raises(ParameterError, match="expected a text"):
+        model.generate(prompt)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("path", [5, ""])
+def test_a_model_that_is_no_path_is_refused(path: object) -> None:
+    with pytest.raises(ParameterError, match="expected a path"):
+        BitNet(path)  # type: ignore[arg-type]
 
 
 def test_no_prompts_give_no_texts(model: BitNet) -> None:

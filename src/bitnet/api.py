@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any, Literal, TypeVar, overload
 import bitnet.formats
 from bitnet import backends, models
 from bitnet.engine import LLM, EngineConfig, SamplingParams, Sequence, TokenLogprob
-from bitnet.errors import ParameterError, UnsupportedError
+from bitnet.errors import BitNetError, ParameterError, UnsupportedError
 from bitnet.models.load import Progress
 from bitnet.tokenizer import ChatTemplate, Tokenizer, chat_template_for
 
@@ -68,10 +69,12 @@ class BitNet:
         force: bool = False,
         **engine: Any,
     ) -> None:
-        config = keyword_config(EngineConfig, engine)
+        config = keyword_config(EngineConfig, engine, "threads, backend, progress, force, ")
         ops = backends.make(backend)
         if backend == "cpu":
-            set_threads(threads)
+            backends.set_threads(threads)
+        if not isinstance(model, (str, os.PathLike, type(None))) or model == "":
+            raise ParameterError(f"model is {model!r}; expected a path.")
         self.path = Path(model) if model is not None else builtin_model()
         with bitnet.formats.open(self.path) as checkpoint:
             self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
@@ -82,8 +85,18 @@ class BitNet:
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, "
                 f"the embedding {decoder.config.vocab_size} rows."
             )
-        self.llm = LLM(decoder, self.tokenizer, config)
+        self._llm: LLM | None = LLM(decoder, self.tokenizer, config)
         self.stats: Stats | None = None  # of the last generation
+
+    @property
+    def llm(self) -> LLM:
+        """The engine: for requests that are queued by hand."""
+        if self._llm is None:
+            raise BitNetError(f"{self.path} is closed.", "Open it again: BitNet(path)")
+        return self._llm
+
+    def __repr__(self) -> str:
+        return f"<BitNet {self.path.name}{' (closed)' if self._llm is None else ''}>"
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> BitNet:
@@ -100,6 +113,8 @@ class BitNet:
         sampling: any field of SamplingParams (temperature, top_k, top_p, min_p, seed, stop ...).
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
+        if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
+            raise ParameterError(f"prompt is {prompt!r:.60}; expected a text or a list of texts.")
         params = sampling_params(max_tokens, sampling)
         sequences = [self.llm.add_request(self.tokenize(p), params) for p in prompts]
         texts = dict.fromkeys(sequences, "")
@@ -153,6 +168,8 @@ class BitNet:
 
     def tokenize(self, text: str, add_special: bool = True) -> list[int]:
         """Token ids of `text`, with the begin-of-text token where the model wants one."""
+        if not isinstance(text, str):
+            raise ParameterError(f"text is {text!r:.60}; expected a string.")
         return self.tokenizer.encode(text, add_special=add_special)
 
     def detokenize(self, ids: Items[int]) -> str:
@@ -168,7 +185,7 @@ class BitNet:
 
     def close(self) -> None:
         """Give the model's memory back; the object cannot be used afterwards."""
-        del self.llm
+        self._llm = None
 
     def __enter__(self) -> BitNet:
         return self
@@ -187,19 +204,10 @@ def sampling_params(max_tokens: int | None, sampling: Mapping[str, Any]) -> Samp
 Options = TypeVar("Options", EngineConfig, SamplingParams)
 
 
-def keyword_config(kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """`kind(**given)`, with an error that names the fields when one is unknown."""
+def keyword_config(kind: type[Options], given: Mapping[str, Any], others: str = "") -> Options:
+    """`kind(**given)`, with an error that names the fields, and `others`, when one is unknown."""
     unknown = given.keys() - kind.__dataclass_fields__.keys()
     if unknown:
-        known = ", ".join(kind.__dataclass_fields__)
+        known = others + ", ".join(kind.__dataclass_fields__)
         raise ParameterError(f"There is no option {', '.join(sorted(unknown))}.", f"Known: {known}.")
     return kind(**given)
-
-
-def set_threads(threads: int) -> None:
-    """Use this many processors; 0 uses all that are allowed."""
-    import bitnet._core as _core
-
-    if not 0 <= threads <= 1024:
-        raise ParameterError(f"threads is {threads}; expected 0 to 1024.")
-    _core.set_threads(threads or _core.default_threads())

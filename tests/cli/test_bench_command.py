@@ -86,3 +86,22 @@ def test_wrong_lists_formats_and_names_are_refused(bitnet: Bitnet) -> None:
     ):
         assert bitnet("bench", *arguments).returncode == 2, arguments
     assert bitnet("bench", "--synthetic", "9000B").returncode == 2
+
+
+def test_a_file_is_not_replaced_unasked(bitnet: Bitnet, tmp_path: Path) -> None:
+    path = tmp_path / "precious.txt"
+    path.write_text("precious")
+    refused = bitnet("bench", "--synthetic", "tiny", "--write", path)
+    assert (refused.returncode, path.read_text()) == (2, "precious")
+    assert bitnet("bench", "--synthetic", "tiny", "--write", path, "--force").returncode == 0
+    assert path.read_bytes().startswith(b"GGUF")
+
+
+def test_nothing_to_measure_is_a_usage_error(bitnet: Bitnet) -> None:
+    assert bitnet("bench", "-p", "0", "-n", "0").returncode == 2
+
+
+def test_an_absurd_number_of_threads_is_a_usage_error(bitnet: Bitnet) -> None:
+    refused = bitnet("bench", *FAST, "-t", "99999", "--backend", "cpu")
+    assert refused.returncode == 2
+    assert "threads is 99999" in refused.stderr

@@ -19,3 +19,13 @@ def make(name: str = "cpu") -> Ops:
 
         return Reference()
     raise ParameterError(f"There is no backend {name!r}.", f"Known: {', '.join(BACKENDS)}.")
+
+
+def set_threads(threads: int) -> int:
+    """Let the C++ core use this many processors, 0: all that are allowed; returns how many that is."""
+    import bitnet._core as _core
+
+    if not 0 <= threads <= 1024:
+        raise ParameterError(f"threads is {threads}; expected 0 to 1024.")
+    _core.set_threads(threads or _core.default_threads())
+    return _core.threads()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from bitnet import backends
+
 BANDWIDTH_BYTES = 512 << 20  # far more than any cache of a processor's cores holds
 
 
@@ -38,10 +40,7 @@ def use_threads(backend: str, threads: int) -> int:
     """Run on so many threads from now on (0: all that are allowed) and say how many that is."""
     if backend != "cpu":
         return 1
-    import bitnet._core as _core
-
-    _core.set_threads(threads or _core.default_threads())
-    return int(_core.threads())
+    return backends.set_threads(threads)
 
 
 def isa(backend: str) -> str:

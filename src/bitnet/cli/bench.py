@@ -51,10 +51,12 @@ def command(
         raise ParameterError(f"--output is {output!r}.", f"Known: {', '.join(FORMATS)}.")
     lengths = [(p, 0) for p in whole(n_prompt) if p] + [(0, n) for n in whole(n_gen) if n]
     tests = tuple(Test(p, n, depth) for depth, (p, n) in product(whole(n_depth), lengths))
+    if not tests and write is None:
+        raise ParameterError("There is nothing to measure: -p and -n are 0.", "Give one of them: -p 512 or -n 128")
     plan = suite.Plan(tests, tuple(whole(threads)), repetitions, batch_size, kv, ctx_size, backend, force, head)
     with opened(model, synthetic) as checkpoint:
         if write is not None:
-            write_model(checkpoint, write, weights)
+            write_model(checkpoint, write, weights, force)
         else:
             for line in FORMATS[output](results(checkpoint, plan)):
                 print(line, flush=True)
@@ -64,7 +66,7 @@ def whole(given: Numbers) -> list[int]:
     """ "1,2" and "4" as [1, 2, 4]."""
     words = [word.strip() for each in given for word in each.split(",")]
     if not all(word.isdecimal() and int(word) < 1 << 28 for word in words):
-        raise ParameterError(f"{','.join(given)} is no list of whole numbers.", "Write them as 1,2,4.")
+        raise ParameterError(f"{','.join(given)} is no list of numbers from 0 up.", "Write them as 1,2,4.")
     return [int(word) for word in words]
 
 
@@ -89,12 +91,14 @@ def results(checkpoint: Checkpoint, plan: Plan) -> Iterator[Result]:
         status.clear()
 
 
-def write_model(checkpoint: Checkpoint, path: Path, weights: str) -> None:
+def write_model(checkpoint: Checkpoint, path: Path, weights: str, force: bool) -> None:
     from bitnet.bench.vocabulary import byte_tokenizer
     from bitnet.convert.gguf import write_checkpoint
     from bitnet.models.synthetic import SyntheticCheckpoint
 
     if not isinstance(checkpoint, SyntheticCheckpoint):
         raise ParameterError("--write writes a synthetic model.", "Name it: --synthetic 2B-4T")
+    if path.exists() and not (force and path.is_file()):
+        raise ParameterError(f"{path} exists.", "Name another file, or replace a file with --force.")
     tokenizer, progress = byte_tokenizer(), Progress("writing")
     write_checkpoint(checkpoint, path, weights=weights, tokenizer=tokenizer, progress=progress)  # type: ignore[arg-type]

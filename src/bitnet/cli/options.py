@@ -28,7 +28,7 @@ Head = Annotated[
     ),
 ]
 Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
-Force = Annotated[bool, typer.Option("--force", help="Load a model that seems too large for the memory.")]
+Force = Annotated[bool, typer.Option("--force", help="Load what seems too large for the memory; replace files.")]
 AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
 Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
@@ -71,6 +72,7 @@ class LLM:
         self.runner = Runner(model, blocks, config.kv, config.head)
         self.scheduler = Scheduler(BlockPool(blocks), config.max_sequences, config.chunk)
         self._ids = itertools.count()
+        self._lock = threading.RLock()  # over everything below the door: requests may come from several threads
         self._text: dict[Sequence, Text] = {}
 
     def add_request(self, prompt: Ids[int], params: SamplingParams, score_prompt: bool = False) -> Sequence:
@@ -87,15 +89,17 @@ class LLM:
         if not all(0 <= token < vocabulary for token in prompt):
             raise ParameterError(f"The prompt has a token id outside 0 to {vocabulary - 1}.")
         sequence = Sequence(next(self._ids), list(prompt), params, score_prompt)
-        self._text[sequence] = Text(self.tokenizer, params.stop)
-        self.scheduler.add(sequence)
+        with self._lock:
+            self._text[sequence] = Text(self.tokenizer, params.stop)
+            self.scheduler.add(sequence)
         return sequence
 
     def abort(self, sequence: Sequence) -> None:
         """Stop a sequence, queued or running; its blocks are free at once."""
-        if sequence.status is not Status.FINISHED:
-            self.scheduler.finish(sequence, "abort")
-            self._text.pop(sequence, None)
+        with self._lock:
+            if sequence.status is not Status.FINISHED:
+                self.scheduler.finish(sequence, "abort")
+                self._text.pop(sequence, None)
 
     @property
     def busy(self) -> bool:
@@ -103,6 +107,10 @@ class LLM:
 
     def step(self) -> list[Output]:
         """Run the model once and return what it gave; empty where only prompts were read."""
+        with self._lock:
+            return self._step()
+
+    def _step(self) -> list[Output]:
         chunks = self.scheduler.schedule()
         if not chunks:
             return []
@@ -121,21 +129,23 @@ class LLM:
     def run(self, sequences: Iterable[Sequence]) -> Iterator[Output]:
         """Step until `sequences` are finished, giving their outputs as they come; aborts them if the caller leaves.
 
-        Several of these loops may take turns: what a step gives to another loop's sequence is kept until that one asks.
+        Several of these loops may take turns, in one thread or in several: what a step gives to another loop's sequence
+        is kept until that one asks.
         Raises the error of a sequence that ended with one, after the others are finished.
         """
         given = list(sequences)
         pending = dict.fromkeys(given)
         try:
             while pending:
-                if not any(sequence.unread for sequence in pending):
-                    for output in self.step():
-                        output.sequence.unread.append(output)
-                for sequence in list(pending):
-                    while sequence.unread:
-                        yield sequence.unread.popleft()
-                    if sequence.status is Status.FINISHED:
-                        del pending[sequence]
+                with self._lock:
+                    if not any(sequence.unread for sequence in pending):
+                        for output in self._step():
+                            output.sequence.unread.append(output)
+                    ready = [output for sequence in pending for output in sequence.take()]
+                    finished = [sequence for sequence in pending if sequence.status is Status.FINISHED]
+                yield from ready
+                for sequence in finished:
+                    del pending[sequence]
         finally:
             for sequence in pending:
                 self.abort(sequence)

@@ -53,7 +53,8 @@ class SamplingParams:
             elif not isinstance(each.default, float) and not isinstance(value, int):
                 raise ParameterError(f"{each.name} is {value!r}; expected an integer.")
             elif not low <= value <= high:
-                raise ParameterError(f"{each.name} is {value}; expected {low} to {high}.")
+                span = f"{low} or more" if high == math.inf else f"{low} to {high}"
+                raise ParameterError(f"{each.name} is {value}; expected {span}.")
 
     @property
     def has_penalties(self) -> bool:

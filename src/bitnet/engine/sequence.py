@@ -72,5 +72,11 @@ class Sequence:
         self.output.append(token)
         self.counts[token] += 1
 
+    def take(self) -> list[Any]:
+        """The unread outputs, which then count as read."""
+        taken = list(self.unread)
+        self.unread.clear()
+        return taken
+
     def finish(self, reason: str) -> None:
         self.status, self.finish_reason, self.finished = Status.FINISHED, reason, time.perf_counter()
