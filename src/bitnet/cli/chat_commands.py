@@ -67,6 +67,7 @@ def show(chat: Chat, argument: str) -> None:
 
 def clear(chat: Chat, argument: str) -> None:
     chat.conversation = Conversation(chat.conversation.system)
+    chat.used = 0
     note("The conversation begins anew.")
 
 

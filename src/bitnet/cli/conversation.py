@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bitnet.api import BitNet
-from bitnet.errors import FormatError
+from bitnet.errors import ParameterError
 
 Message = dict[str, str]
 
@@ -43,4 +43,4 @@ class Conversation:
             messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in data["messages"]]
             return cls(str(data.get("system", "")), messages)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise FormatError(f"{path} is not a conversation that /save wrote.") from error
+            raise ParameterError(f"{path} is not a conversation that /save wrote.") from error

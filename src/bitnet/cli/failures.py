@@ -34,7 +34,7 @@ REASONS: tuple[tuple[type[BaseException], str, str], ...] = (
     (BitNetError, "the model could not go on", "run it again with --debug to see where"),
     (MemoryError, "there is not enough memory for this", "lower --ctx-size or choose a smaller model"),
     (ImportError, "a part of bitnet, or a library it uses, is not installed", "install it again: pip install bitnet"),
-    (OSError, "the operating system refused", "check that the path exists and may be used"),
+    (OSError, "the operating system refused", "check the path, its permissions and the space on the disk"),
     (Exception, "this is a defect in bitnet, not in what you typed", "report what --debug shows"),
 )
 
@@ -61,6 +61,8 @@ def explain_usage(error: Any) -> int:
 def what(error: BaseException) -> str:
     if isinstance(error, BitNetError):
         return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, (OSError, ImportError)):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
