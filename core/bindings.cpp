@@ -359,10 +359,14 @@ Out<float> embed_rows(const Weight& w, In<int32_t> ids_in) {
 Out<float> rms_norm_rows(In<float> x_in, In<float> weight_in, float eps) {
   const Matrix<const float> x = matrix(x_in, "x");
   if (!x.columns) fail("x has no columns.");
-  const float* weight = vector_of(weight_in, "weight", x.columns);
+  int64_t width = 0;
+  const float* weight = vector(weight_in, "weight", width);
+  if (width < 1 || x.columns % width)
+    fail("x has " + std::to_string(x.columns) + " columns; they must be a multiple of the weight's " +
+         std::to_string(width) + ".");
   Out<float> y = empty_like(x);
   const Free free(x.size());
-  rms_norm(x, weight, eps, y.data());
+  rms_norm({x.data, x.size() / width, width}, weight, eps, y.data());
   return y;
 }
 
@@ -412,7 +416,7 @@ Out<float> scale_rows(In<float> x_in, float c) {
   return out;
 }
 
-Out<float> hadamard_rows(In<float> x_in, In<float> signs_in, int64_t block) {
+Out<float> hadamard_rows(In<float> x_in, In<float> signs_in, int64_t block, bool inverse) {
   const Matrix<const float> x = matrix(x_in, "x");
   const float* signs = vector_of(signs_in, "signs", x.columns);
   if (block < 1 || block & (block - 1) || x.columns % block)
@@ -420,7 +424,7 @@ Out<float> hadamard_rows(In<float> x_in, In<float> signs_in, int64_t block) {
          ".");
   Out<float> y = empty_like(x);
   const Free free(x.size());
-  hadamard(x, signs, block, y.data());
+  hadamard(x, signs, block, inverse, y.data());
   return y;
 }
 
@@ -436,7 +440,7 @@ void copy_block(KVCache& cache, int64_t source, int64_t target) {
 
 Out<float> attention_rows(In<float> q_in, In<float> k_in, In<float> v_in, KVCache& cache, int64_t layer,
                           In<int32_t> positions_in, In<int32_t> starts_in, In<int32_t> tables_in, int64_t head_dim,
-                          float scale) {
+                          float scale, int64_t window) {
   const Matrix<const float> q = matrix(q_in, "q");
   if (head_dim != cache.head_dim)
     fail("head_dim is " + std::to_string(head_dim) + "; the cache was made for " + std::to_string(cache.head_dim) +
@@ -445,6 +449,7 @@ Out<float> attention_rows(In<float> q_in, In<float> k_in, In<float> v_in, KVCach
   if (!q.columns || q.columns % width)
     fail("q has " + std::to_string(q.columns) +
          " columns; they must be a multiple of kv_heads * head_dim = " + std::to_string(width) + ".");
+  if (window < 0) fail("window is " + std::to_string(window) + "; it must not be negative.");
   const Matrix<const float> k = matrix(k_in, "k", q.rows, width), v = matrix(v_in, "v", q.rows, width);
   if (layer < 0 || layer >= cache.layers)
     fail("layer is " + std::to_string(layer) + "; the cache has " + std::to_string(cache.layers) + ".");
@@ -462,7 +467,7 @@ Out<float> attention_rows(In<float> q_in, In<float> k_in, In<float> v_in, KVCach
   int64_t work = q.size();
   for (int64_t t = 0; t < q.rows; ++t) work += int64_t{batch.positions[t]} * q.columns / 4;
   const Free free(work);
-  attention(q, k.data, v.data, cache, layer, batch, scale, y.data());
+  attention(q, k.data, v.data, cache, layer, batch, scale, window, y.data());
   return y;
 }
 
@@ -493,11 +498,19 @@ Weight matrix_weight(Capture& capture, nb::handle h) {
   return w;
 }
 
-int32_t capture_norm(Capture& capture, int32_t x, In<float> weight, float eps) {
+Weight vector_weight(Capture& capture, In<float> values, const char* name) {
   Weight w{.n = 1};
-  w.vector = vector(weight, "weight", w.k);
-  capture.kept.push_back(nb::borrow(weight.object));
-  return capture.program.rms_norm(x, w, eps);
+  w.vector = vector(values, name, w.k);
+  capture.kept.push_back(nb::borrow(values.object));
+  return w;
+}
+
+int32_t capture_norm(Capture& capture, int32_t x, In<float> weight, float eps) {
+  return capture.program.rms_norm(x, vector_weight(capture, weight, "weight"), eps);
+}
+
+int32_t capture_hadamard(Capture& capture, int32_t x, In<float> signs, int64_t block, bool inverse) {
+  return capture.program.hadamard(x, vector_weight(capture, signs, "signs"), block, inverse);
 }
 
 std::vector<int32_t> capture_linear(Capture& capture, int32_t x, nb::list weights) {
@@ -647,7 +660,8 @@ NB_MODULE(_core, m) {
         "sure to be there; all that are there equal linear's, the others are -inf.");
   m.def("embed", &embed_rows<DenseWeight>, "w"_a, "ids"_a, "Rows of a table, dequantised: ids (T,) to (T, k).");
   m.def("embed", &embed_rows<TernaryWeight>, "w"_a, "ids"_a);
-  m.def("rms_norm", &rms_norm_rows, "x"_a, "weight"_a, "eps"_a, "x (T, d) / sqrt(mean(x^2) + eps) * weight (d,).");
+  m.def("rms_norm", &rms_norm_rows, "x"_a, "weight"_a, "eps"_a,
+        "x / sqrt(mean(x^2) + eps) * weight for each run of d columns of x (T, m * d); weight (d,).");
   m.def("rope", &rope_rows, "x"_a, "cos"_a, "sin"_a, "positions"_a, "head_dim"_a, "interleaved"_a = false,
         "Rotate the heads of x (T, heads * head_dim) by cos, sin (P, rotary / 2) at positions (T,). Pairs are (i, i + "
         "rotary / 2), "
@@ -656,8 +670,8 @@ NB_MODULE(_core, m) {
         "act(g) * u; act is \"silu\", \"relu2\" or \"gelu\" (the tanh form).");
   m.def("add", &add_rows, "x"_a, "y"_a);
   m.def("scale", &scale_rows, "x"_a, "c"_a);
-  m.def("hadamard", &hadamard_rows, "x"_a, "signs"_a, "block"_a,
-        "The normalised Walsh-Hadamard transform of x * signs, in blocks of columns.");
+  m.def("hadamard", &hadamard_rows, "x"_a, "signs"_a, "block"_a, "inverse"_a = false,
+        "The normalised Walsh-Hadamard transform of x * signs, in blocks of columns; inverse: signs * that of x.");
 
   nb::class_<KVCache>(
       m, "KVCache",
@@ -678,10 +692,10 @@ NB_MODULE(_core, m) {
       .def_prop_ro("nbytes", &KVCache::nbytes, "Address space; resident only where written.")
       .def("copy_block", &copy_block, "src"_a, "dst"_a, "Copy a block in every layer.");
   m.def("attention", &attention_rows, "q"_a, "k"_a, "v"_a, "cache"_a, "layer"_a, "positions"_a, "starts"_a,
-        "block_tables"_a, "head_dim"_a, "scale"_a,
+        "block_tables"_a, "head_dim"_a, "scale"_a, "window"_a = 0,
         "Write k, v (T, kv_heads * head_dim) to the cache at positions (T,), then let each row of q (T, heads * "
         "head_dim) attend the positions up to its "
-        "own. Sequence b owns rows starts[b] .. starts[b + 1] and the blocks block_tables[b]. Returns (T, heads * "
+        "own, or the last `window` of them. Sequence b owns rows starts[b] .. starts[b + 1] and the blocks block_tables[b]. Returns (T, heads * "
         "head_dim), which depends on "
         "neither batch, chunks nor threads.");
 
@@ -699,10 +713,10 @@ NB_MODULE(_core, m) {
           "rope", [](Capture& c, int32_t x, int32_t angles) { return c.program.rope(x, angles); }, "x"_a, "angles"_a)
       .def(
           "attention",
-          [](Capture& c, int32_t q, int32_t k, int32_t v, int64_t layer, int64_t head_dim, float scale) {
-            return c.program.attention(q, k, v, layer, head_dim, scale);
+          [](Capture& c, int32_t q, int32_t k, int32_t v, int64_t layer, int64_t head_dim, float scale,
+             int64_t window) { return c.program.attention(q, k, v, layer, head_dim, scale, window);
           },
-          "q"_a, "k"_a, "v"_a, "layer"_a, "head_dim"_a, "scale"_a)
+          "q"_a, "k"_a, "v"_a, "layer"_a, "head_dim"_a, "scale"_a, "window"_a = 0)
       .def(
           "gate",
           [](Capture& c, int32_t g, int32_t u, const std::string& act) {
@@ -711,6 +725,9 @@ NB_MODULE(_core, m) {
           "g"_a, "u"_a, "act"_a)
       .def(
           "add", [](Capture& c, int32_t x, int32_t y) { return c.program.add(x, y); }, "x"_a, "y"_a)
+      .def(
+          "scale", [](Capture& c, int32_t x, float factor) { return c.program.scale(x, factor); }, "x"_a, "c"_a)
+      .def("hadamard", &capture_hadamard, "x"_a, "signs"_a, "block"_a, "inverse"_a)
       .def(
           "take", [](Capture& c, int32_t x) { return c.program.take(x); }, "x"_a, "The rows that a step wants.")
       .def(

@@ -21,6 +21,8 @@ torch._dynamo.config.disable = True  # transformers decorates its BitLinear with
 
 BITNET = "BitNetForCausalLM", "BitNetConfig"
 LLAMA = "LlamaForCausalLM", "LlamaConfig"
+QWEN3 = "Qwen3ForCausalLM", "Qwen3Config"
+GEMMA3 = "Gemma3ForCausalLM", "Gemma3TextConfig"
 SMALL = {
     "vocab_size": 96,
     "hidden_size": 64,
@@ -41,6 +43,13 @@ LLAMA3_ROPE = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
+}
+GEMMA3_TEXT = {
+    "head_dim": 32,
+    "num_hidden_layers": 3,
+    "sliding_window": 5,
+    "query_pre_attn_scalar": 32,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
 PROMPT = [1, *np.random.default_rng(7).integers(3, 96, 29).tolist()]
 
@@ -83,6 +92,19 @@ CASES = {
         config={"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}},
         seed=1,
     ),
+    "llama-input-norms": Case(LLAMA, "bitlinear", quantization={"use_rms_norm": True, "rms_norm_eps": 1e-5}),
+    "llama-input-norms-online": Case(
+        LLAMA,
+        "autobitlinear",
+        "online",
+        quantization={"use_rms_norm": True, "modules_to_not_convert": ["lm_head", "down_proj"]},
+    ),
+    "qwen3-bitlinear": Case(QWEN3, "bitlinear", config={"head_dim": 32}),
+    "qwen3-online": Case(QWEN3, "autobitlinear", "online", config={"head_dim": 16, "tie_word_embeddings": False}),
+    "gemma3-online": Case(GEMMA3, "autobitlinear", "online", config=GEMMA3_TEXT),
+    "gemma3-bitlinear": Case(
+        GEMMA3, "bitlinear", config=GEMMA3_TEXT | {"query_pre_attn_scalar": 12, "sliding_window": 9}
+    ),
     "llama-kept-down-proj": Case(
         LLAMA, "autobitlinear", "online", quantization={"modules_to_not_convert": ["lm_head", "down_proj"]}, seed=1
     ),
@@ -101,6 +123,8 @@ def write(case: Case, folder: Path) -> None:
     model.to(case.dtype).save_pretrained(folder)
     if case.mode == "offline":
         pack(folder / "model.safetensors", case.linear_class)
+    if case.quantization.get("use_rms_norm"):
+        add_input_norms(folder / "model.safetensors", config, case)
     written = json.loads((folder / "config.json").read_text())
     written["quantization_config"] = {
         "quant_method": "bitnet",
@@ -127,6 +151,19 @@ def pack(file: Path, linear_class: str) -> None:
         stored = scale if linear_class == "autobitlinear" else 1 / scale
         packed[name.replace(".weight", ".weight_scale")] = stored.reshape(1).to(weight.dtype)
     save_file(packed, file, {"format": "pt"})
+
+
+def add_input_norms(file: Path, config: Any, case: Case) -> None:
+    """The norm that BitLinear puts before every projection that it replaces."""
+    tensors = load_file(file)
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        if name.removesuffix(".weight").rsplit(".", 1)[1] in case.quantization.get("modules_to_not_convert", ()):
+            continue
+        heads = config.num_attention_heads * config.head_dim
+        width = {"o_proj": heads, "down_proj": config.intermediate_size}
+        norm = torch.rand(width.get(name.split(".")[-2], config.hidden_size)) + 0.5
+        tensors[name.replace(".weight", ".rms_norm.weight")] = norm.to(case.dtype)
+    save_file(tensors, file, {"format": "pt"})
 
 
 def run(folder: Path, prompt: list[int], count: int) -> tuple[np.ndarray[Any, Any], list[int]]:

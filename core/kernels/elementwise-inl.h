@@ -113,11 +113,12 @@ void scale(const float* x, float c, int64_t count, float* out) {
 }
 
 // y = H(signs * x) / sqrt(block), block by block, with Sylvester's H: butterflies of width 1, 2, 4, ...
-void hadamard(const float* x, const float* signs, int64_t d, int64_t block, float* y) {
+// Inverse: y = signs * H(x) / sqrt(block).
+void hadamard(const float* x, const float* signs, int64_t d, int64_t block, bool inverse, float* y) {
   const float norm = 1.0f / __builtin_sqrtf((float)block);
   for (int64_t start = 0; start < d; start += block) {
     float* v = y + start;
-    for (int64_t i = 0; i < block; ++i) v[i] = x[start + i] * signs[start + i];
+    for (int64_t i = 0; i < block; ++i) v[i] = inverse ? x[start + i] : x[start + i] * signs[start + i];
     for (int64_t width = 1; width < block; width *= 2) {
       for (int64_t base = 0; base < block; base += 2 * width) {
         for (int64_t i = base; i < base + width; ++i) {
@@ -127,6 +128,6 @@ void hadamard(const float* x, const float* signs, int64_t d, int64_t block, floa
         }
       }
     }
-    for (int64_t i = 0; i < block; ++i) v[i] *= norm;
+    for (int64_t i = 0; i < block; ++i) v[i] = inverse ? v[i] * norm * signs[start + i] : v[i] * norm;
   }
 }

@@ -160,7 +160,7 @@ struct Kernels {
   void (*gate)(const float* g, const float* u, int64_t count, Activation activation, float* y);
   void (*add)(const float* x, const float* y, int64_t count, float* out);
   void (*scale)(const float* x, float c, int64_t count, float* out);
-  void (*hadamard)(const float* x, const float* signs, int64_t d, int64_t block, float* y);
+  void (*hadamard)(const float* x, const float* signs, int64_t d, int64_t block, bool inverse, float* y);
 
   // attention
   void (*store_kv)(const float* k, const float* v, int64_t kv_heads, int64_t head_dim, DType dtype, uint8_t* keys,

@@ -184,7 +184,7 @@ void KVCache::copy_block(int64_t source, int64_t target) {
 }
 
 void attention(Matrix<const float> q, const float* k, const float* v, KVCache& cache, int64_t layer, const Batch& batch,
-               float scale, float* y) {
+               float scale, int64_t window, float* y) {
   if (!q.rows) return;
   const Kernels& kernel = kernels();
   std::vector<int32_t> sequence_of(static_cast<size_t>(q.rows));

@@ -49,7 +49,9 @@ struct Batch {
 // Writes k and v (T, kv_heads * head_dim) at their positions, then lets token t attend positions 0 .. positions[t] of
 // its sequence. A sequence is cut at fixed positions, and its parts are folded in ascending order: neither batch nor
 // threads change a bit.
+//
+// window: positions that a token attends, its own included; 0: all.
 void attention(Matrix<const float> q, const float* k, const float* v, KVCache& cache, int64_t layer, const Batch& batch,
-               float scale, float* y);
+               float scale, int64_t window, float* y);
 
 }  // namespace bitnet

@@ -62,10 +62,10 @@ void scale(Matrix<const float> x, float c, float* y) {
   for_elements(x.size(), [&](int64_t i, int64_t n) { kernel.scale(x.data + i, c, n, y + i); });
 }
 
-void hadamard(Matrix<const float> x, const float* signs, int64_t block, float* y) {
+void hadamard(Matrix<const float> x, const float* signs, int64_t block, bool inverse, float* y) {
   const Kernels& kernel = kernels();
   for_rows(x.rows, x.columns, [&](int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t) kernel.hadamard(x.row(t), signs, x.columns, block, y + t * x.columns);
+    for (int64_t t = first; t < last; ++t) kernel.hadamard(x.row(t), signs, x.columns, block, inverse, y + t * x.columns);
   });
 }
 

@@ -19,8 +19,8 @@ void gate(Matrix<const float> g, const float* u, Activation activation, float* y
 void add(Matrix<const float> x, const float* y, float* out);
 void scale(Matrix<const float> x, float c, float* y);
 
-// H(signs * x) in blocks, H the normalised Walsh-Hadamard matrix
-void hadamard(Matrix<const float> x, const float* signs, int64_t block, float* y);
+// H(signs * x) in blocks, H the normalised Walsh-Hadamard matrix; inverse: signs * H(x)
+void hadamard(Matrix<const float> x, const float* signs, int64_t block, bool inverse, float* y);
 
 // Rows of a table, dequantised; ids must be in [0, n).
 void embed(const DenseWeight& table, const int32_t* ids, int64_t count, float* y);

@@ -103,8 +103,11 @@ void Plan::execute(const Instruction& instruction, const Step& step, float* logi
     case Op::Embed:
       return weight(0).ternary ? embed(*weight(0).ternary, step.ids, step.tokens, out(0))
                                : embed(*weight(0).dense, step.ids, step.tokens, out(0));
-    case Op::RmsNorm:
-      return rms_norm(in(0), weight(0).vector, instruction.number, out(0));
+    case Op::RmsNorm: {
+      const Matrix<const float> x = in(0);
+      const int64_t width = weight(0).k;
+      return rms_norm({x.data, x.size() / width, width}, weight(0).vector, instruction.number, out(0));
+    }
     case Op::Linear:
       products_.clear();
       for (size_t i = 0; i < instruction.outputs.size(); ++i)
@@ -117,12 +120,16 @@ void Plan::execute(const Instruction& instruction, const Step& step, float* logi
     case Op::Attention: {
       const Batch batch{step.positions, step.starts, step.sequences, step.block_tables};
       return attention(in(0), in(1).data, in(2).data, *program_.cache, instruction.layer, batch, instruction.number,
-                       out(0));
+                       instruction.size, out(0));
     }
     case Op::Gate:
       return gate(in(0), in(1).data, instruction.activation, out(0));
     case Op::Add:
       return add(in(0), in(1).data, out(0));
+    case Op::Scale:
+      return scale(in(0), instruction.number, out(0));
+    case Op::Hadamard:
+      return hadamard(in(0), weight(0).vector, instruction.size, instruction.inverse, out(0));
     case Op::Take: {
       const Matrix<const float> x = in(0);
       for (int64_t s = 0; s < step.wanted; ++s)

@@ -8,7 +8,8 @@
 namespace bitnet {
 namespace {
 
-constexpr const char* kNames[] = {"embed", "rms_norm", "linear", "rope", "attention", "gate", "add", "take", "head"};
+constexpr const char* kNames[] = {"embed", "rms_norm", "linear",   "rope", "attention", "gate",
+                                  "add",   "scale",    "hadamard", "take", "head"};
 
 const char* name_of(Op op) { return kNames[static_cast<int>(op)]; }
 
@@ -47,7 +48,10 @@ void check_angles(int64_t head_dim, Matrix<const float> cos, Matrix<const float>
 }
 
 // Operations that treat every row by itself, whatever its position.
-bool is_rowwise(Op op) { return op == Op::RmsNorm || op == Op::Linear || op == Op::Gate || op == Op::Add; }
+bool is_rowwise(Op op) {
+  return op == Op::RmsNorm || op == Op::Linear || op == Op::Gate || op == Op::Add || op == Op::Scale ||
+         op == Op::Hadamard;
+}
 
 }  // namespace
 
@@ -83,7 +87,7 @@ int32_t Program::embed(const Weight& table) {
 
 int32_t Program::rms_norm(int32_t x, const Weight& weight, float eps) {
   const Value in = value(x, "rms_norm");
-  check_columns("rms_norm", in, weight);
+  if (weight.k < 1 || in.width % weight.k) check_columns("rms_norm", in, weight);
   return append({.op = Op::RmsNorm, .inputs = {x}, .weights = {keep(weight)}, .number = eps}, {in})[0];
 }
 
@@ -109,7 +113,8 @@ int32_t Program::rope(int32_t x, int32_t index) {
   return append({.op = Op::Rope, .inputs = {x}, .angles = index}, {in})[0];
 }
 
-int32_t Program::attention(int32_t q, int32_t k, int32_t v, int64_t layer, int64_t head_dim, float scale) {
+int32_t Program::attention(int32_t q, int32_t k, int32_t v, int64_t layer, int64_t head_dim, float scale,
+                           int64_t window) {
   const Value in = value(q, "attention");
   const int64_t width = cache->kv_heads * cache->head_dim;
   check_rows("attention", in, Rows::Tokens);
@@ -121,9 +126,10 @@ int32_t Program::attention(int32_t q, int32_t k, int32_t v, int64_t layer, int64
                           "; its columns must be a multiple of kv_heads * head_dim = " + std::to_string(width) + ".");
   check_equal("attention", value(k, "attention"), {Rows::Tokens, width});
   check_equal("attention", value(v, "attention"), {Rows::Tokens, width});
+  if (window < 0) fail("attention", "window is " + std::to_string(window) + "; it must not be negative.");
   if (layer < 0 || layer >= cache->layers)
     fail("attention", "layer is " + std::to_string(layer) + "; the cache has " + std::to_string(cache->layers) + ".");
-  return append({.op = Op::Attention, .inputs = {q, k, v}, .layer = static_cast<int32_t>(layer), .number = scale},
+  return append({.op = Op::Attention, .inputs = {q, k, v}, .layer = static_cast<int32_t>(layer), .number = scale, .size = window},
                 {in})[0];
 }
 
@@ -137,6 +143,20 @@ int32_t Program::add(int32_t x, int32_t y) {
   const Value in = value(x, "add");
   check_equal("add", in, value(y, "add"));
   return append({.op = Op::Add, .inputs = {x, y}}, {in})[0];
+}
+
+int32_t Program::scale(int32_t x, float c) {
+  return append({.op = Op::Scale, .inputs = {x}, .number = c}, {value(x, "scale")})[0];
+}
+
+int32_t Program::hadamard(int32_t x, const Weight& signs, int64_t block, bool inverse) {
+  const Value in = value(x, "hadamard");
+  check_columns("hadamard", in, signs);
+  if (block < 1 || block & (block - 1) || in.width % block)
+    fail("hadamard", "block is " + std::to_string(block) + "; it must be a power of two that divides " +
+                         std::to_string(in.width) + ".");
+  return append(
+      {.op = Op::Hadamard, .inputs = {x}, .weights = {keep(signs)}, .size = block, .inverse = inverse}, {in})[0];
 }
 
 int32_t Program::take(int32_t x) {

@@ -13,7 +13,7 @@
 
 namespace bitnet {
 
-enum class Op : int32_t { Embed, RmsNorm, Linear, Rope, Attention, Gate, Add, Take, Head };
+enum class Op : int32_t { Embed, RmsNorm, Linear, Rope, Attention, Gate, Add, Scale, Hadamard, Take, Head };
 enum class Rows : int32_t { Tokens, Wanted };  // the T or the S of a step
 
 // An activation: `width` floats for every row. Each is written by one instruction, and read only by later ones.
@@ -42,7 +42,9 @@ struct Instruction {
   std::vector<int32_t> weights{};
   int32_t angles = 0;                        // of rope
   int32_t layer = 0;                         // of attention
-  float number = 0;                          // rms_norm: eps; attention: the scale of scores
+  float number = 0;                          // rms_norm: eps; attention: the scale of scores; scale: the factor
+  int64_t size = 0;                          // hadamard: columns of a block; attention: the window
+  bool inverse = false;                      // of hadamard
   Activation activation = Activation::Silu;  // of gate
 };
 
@@ -52,12 +54,14 @@ class Program {
   explicit Program(KVCache& cache) : cache(&cache) {}
 
   int32_t embed(const Weight& table);
-  int32_t rms_norm(int32_t x, const Weight& weight, float eps);
+  int32_t rms_norm(int32_t x, const Weight& weight, float eps);  // each run of weight.k columns by itself
   std::vector<int32_t> linear(int32_t x, const std::vector<Weight>& list);
   int32_t rope(int32_t x, int32_t index);
-  int32_t attention(int32_t q, int32_t k, int32_t v, int64_t layer, int64_t head_dim, float scale);
+  int32_t attention(int32_t q, int32_t k, int32_t v, int64_t layer, int64_t head_dim, float scale, int64_t window);
   int32_t gate(Activation activation, int32_t g, int32_t u);
   int32_t add(int32_t x, int32_t y);
+  int32_t scale(int32_t x, float c);
+  int32_t hadamard(int32_t x, const Weight& signs, int64_t block, bool inverse);
   int32_t take(int32_t x);  // the wanted rows
   int32_t head(int32_t x, const Weight& weight);
 

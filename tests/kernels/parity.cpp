@@ -173,7 +173,7 @@ void rows() {
         print("rope " + std::to_string(interleaved), turned);
   const Floats flat = floats(2 * 384);
   Floats spread(flat.size());
-  hadamard(rows_of(flat, 2), signs.data(), 128, spread.data()), print("hadamard", spread);
+  hadamard(rows_of(flat, 2), signs.data(), 128, false, spread.data()), print("hadamard", spread);
 }
 
 // A sequence of 300 tokens in chunks, its blocks in no order.

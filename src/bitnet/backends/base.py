@@ -110,7 +110,7 @@ class Ops(ABC):
 
     @abstractmethod
     def rms_norm(self, x: Value, weight: Weight, eps: float) -> Value:
-        """(T, d) -> (T, d): x / sqrt(mean(x^2) + eps) * weight."""
+        """(T, m * d) and (d,) -> the same: x / sqrt(mean(x^2) + eps) * weight, each run of d columns by itself."""
 
     @abstractmethod
     def linear(self, x: Value, *weights: Weight) -> tuple[Value, ...]:
@@ -125,10 +125,13 @@ class Ops(ABC):
         """(T, heads * head_dim) -> the same, each head turned by its position."""
 
     @abstractmethod
-    def attention(self, q: Value, k: Value, v: Value, cache: Cache, layer: int, step: Step, head_dim: int) -> Value:
+    def attention(
+        self, q: Value, k: Value, v: Value, cache: Cache, layer: int, step: Step, head_dim: int, window: int = 0
+    ) -> Value:
         """(T, H * D), (T, Hkv * D) twice -> (T, H * D).
 
         Writes k and v into the cache, then each row looks at its own sequence up to itself; scale 1 / sqrt(D).
+        window: how many positions a row looks at, itself included; 0: all.
         """
 
     @abstractmethod
@@ -138,6 +141,15 @@ class Ops(ABC):
     @abstractmethod
     def add(self, x: Value, y: Value) -> Value:
         """(T, d) twice -> (T, d)."""
+
+    @abstractmethod
+    def scale(self, x: Value, c: float) -> Value:
+        """(T, d) -> x * c."""
+
+    @abstractmethod
+    def hadamard(self, x: Value, signs: Weight, block: int, inverse: bool = False) -> Value:
+        """(T, d) and (d,) of -1 and 1 -> H(signs * x), with H the normalised Walsh-Hadamard matrix (Sylvester's) of
+        each `block` columns; inverse: signs * H(x)."""
 
     @abstractmethod
     def take(self, x: Value, rows: Ints) -> Value:

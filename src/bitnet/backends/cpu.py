@@ -62,10 +62,18 @@ class CPU(Ops):
         return known
 
     def attention(
-        self, q: Floats, k: Floats, v: Floats, cache: _core.KVCache, layer: int, step: Step, head_dim: int
+        self,
+        q: Floats,
+        k: Floats,
+        v: Floats,
+        cache: _core.KVCache,
+        layer: int,
+        step: Step,
+        head_dim: int,
+        window: int = 0,
     ) -> Floats:
         return _core.attention(
-            q, k, v, cache, layer, step.positions, step.starts, step.block_tables, head_dim, head_dim**-0.5
+            q, k, v, cache, layer, step.positions, step.starts, step.block_tables, head_dim, head_dim**-0.5, window
         )
 
     def gate(self, act: str, g: Floats, u: Floats) -> Floats:
@@ -73,6 +81,12 @@ class CPU(Ops):
 
     def add(self, x: Floats, y: Floats) -> Floats:
         return _core.add(x, y)
+
+    def scale(self, x: Floats, c: float) -> Floats:
+        return _core.scale(x, c)
+
+    def hadamard(self, x: Floats, signs: Floats, block: int, inverse: bool = False) -> Floats:
+        return _core.hadamard(x, signs, block, inverse)
 
     def take(self, x: Floats, rows: Ints) -> Floats:
         return x[rows]

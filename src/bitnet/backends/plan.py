@@ -62,16 +62,24 @@ class Recorder(Ops):
             self.ropes[rope] = self.program.angles(*table, rope.head_dim, rope.style == "interleaved")
         return self.program.rope(x, self.ropes[rope])
 
-    def attention(self, q: int, k: int, v: int, cache: Any, layer: int, step: Step, head_dim: int) -> int:
+    def attention(
+        self, q: int, k: int, v: int, cache: Any, layer: int, step: Step, head_dim: int, window: int = 0
+    ) -> int:
         if cache is not self._cache or step is not STEP:
             raise ValueError("attention: a plan works on one cache, and on the step that the model was given.")
-        return self.program.attention(q, k, v, layer, head_dim, head_dim**-0.5)
+        return self.program.attention(q, k, v, layer, head_dim, head_dim**-0.5, window)
 
     def gate(self, act: str, g: int, u: int) -> int:
         return self.program.gate(g, u, act)
 
     def add(self, x: int, y: int) -> int:
         return self.program.add(x, y)
+
+    def scale(self, x: int, c: float) -> int:
+        return self.program.scale(x, c)
+
+    def hadamard(self, x: int, signs: Floats, block: int, inverse: bool = False) -> int:
+        return self.program.hadamard(x, signs, block, inverse)
 
     def take(self, x: int, rows: Any) -> int:
         expect(rows, Symbol.WANT)

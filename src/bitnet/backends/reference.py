@@ -40,7 +40,8 @@ class Reference(Ops):
         return rows(table, ids)
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
-        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps)) * weight
+        runs = x.reshape(len(x), -1, len(weight))
+        return (runs / np.sqrt(np.mean(runs * runs, axis=-1, keepdims=True) + np.float32(eps)) * weight).reshape(x.shape)
 
     def linear(self, x: Floats, *weights: Tensor) -> tuple[Floats, ...]:
         return tuple(bit_linear(x, w) if isinstance(w, TernaryTensor) else x @ w.dequantize().T for w in weights)
@@ -58,7 +59,15 @@ class Reference(Ops):
         return turned.reshape(x.shape)
 
     def attention(
-        self, q: Floats, k: Floats, v: Floats, cache: KVCache, layer: int, step: Step, head_dim: int
+        self,
+        q: Floats,
+        k: Floats,
+        v: Floats,
+        cache: KVCache,
+        layer: int,
+        step: Step,
+        head_dim: int,
+        window: int = 0,
     ) -> Floats:
         heads = q.reshape(len(q), -1, head_dim)  # (T, H, D)
         keys, values = cache.keys[layer], cache.values[layer]  # (slots, Hkv, D)
@@ -70,7 +79,8 @@ class Reference(Ops):
             keys[here] = k[start:end].reshape(end - start, -1, head_dim)
             values[here] = v[start:end].reshape(end - start, -1, head_dim)
             for t in range(start, end):
-                past = slots[: step.positions[t] + 1]
+                last = step.positions[t] + 1
+                past = slots[max(0, last - window) if window else 0 : last]
                 seen_k = np.repeat(keys[past].astype(np.float32), shared, axis=1)  # (P, H, D)
                 seen_v = np.repeat(values[past].astype(np.float32), shared, axis=1)
                 scores = np.einsum("hd,phd->hp", heads[t], seen_k) / np.sqrt(np.float32(head_dim))
@@ -82,6 +92,16 @@ class Reference(Ops):
 
     def add(self, x: Floats, y: Floats) -> Floats:
         return x + y
+
+    def scale(self, x: Floats, c: float) -> Floats:
+        return x * np.float32(c)
+
+    def hadamard(self, x: Floats, signs: Floats, block: int, inverse: bool = False) -> Floats:
+        matrix = np.ones((1, 1), np.float32)
+        while len(matrix) < block:
+            matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+        turned = (x if inverse else x * signs).reshape(-1, block) @ matrix / np.sqrt(np.float32(block))
+        return turned.reshape(x.shape) * (signs if inverse else np.float32(1))
 
     def take(self, x: Floats, rows: Ints) -> Floats:
         return x[rows]

@@ -115,8 +115,8 @@ class TorchOps(Ops):
         return functional.embedding(torch.as_tensor(ids).long(), table).to(self.dtype)
 
     def rms_norm(self, x: Torch, weight: Torch, eps: float) -> Torch:
-        wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+        wide = x.float().view(len(x), -1, len(weight))
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).view(x.shape).to(x.dtype)
 
     def linear(self, x: Torch, *weights: Any) -> tuple[Torch, ...]:
         if all(isinstance(w, Ternary) for w in weights):
@@ -137,8 +137,12 @@ class TorchOps(Ops):
             turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1)
         return turned.reshape(x.shape).to(x.dtype)
 
-    def attention(self, q: Torch, k: Torch, v: Torch, cache: Any, layer: int, step: Step, head_dim: int) -> Torch:
+    def attention(
+        self, q: Torch, k: Torch, v: Torch, cache: Any, layer: int, step: Step, head_dim: int, window: int = 0
+    ) -> Torch:
         if isinstance(cache, Packed):
+            if window:
+                raise NotImplementedError("Training with a sliding window is not supported.")
             q, k, v = (y.view(cache.rows, -1, y.shape[-1] // head_dim, head_dim).transpose(1, 2) for y in (q, k, v))
             out = attend(q, k, v, cache.mask)  # (rows, H, L, D)
             return out.transpose(1, 2).reshape(-1, out.shape[1] * head_dim)
@@ -152,6 +156,8 @@ class TorchOps(Ops):
             values[slots[at]] = v[start:end].view(end - start, -1, head_dim).to(values.dtype)
             past = slots[: int(at[-1]) + 1]
             mask = torch.arange(len(past)) <= at[:, None]  # (T of b, P)
+            if window:
+                mask &= torch.arange(len(past)) > at[:, None] - window
             seen_k, seen_v = (y.transpose(0, 1)[None].to(q.dtype) for y in (keys[past], values[past]))
             out = attend(q[start:end].view(end - start, -1, head_dim).transpose(0, 1)[None], seen_k, seen_v, mask)
             outs.append(out[0].transpose(0, 1).reshape(end - start, -1))
@@ -162,6 +168,18 @@ class TorchOps(Ops):
 
     def add(self, x: Torch, y: Torch) -> Torch:
         return x + y
+
+    def scale(self, x: Torch, c: float) -> Torch:
+        return x * c
+
+    def hadamard(self, x: Torch, signs: Any, block: int, inverse: bool = False) -> Torch:
+        matrix = torch.ones((1, 1))
+        while len(matrix) < block:
+            matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
+        signs = torch.as_tensor(signs)
+        wide = x.float() if inverse else x.float() * signs
+        turned = (wide.view(-1, block) @ matrix / math.sqrt(block)).view(x.shape)
+        return (turned * signs if inverse else turned).to(x.dtype)
 
     def take(self, x: Torch, rows: Ints | None) -> Torch:
         return x if rows is None else x[torch.as_tensor(rows).long()]

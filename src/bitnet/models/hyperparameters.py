@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,22 @@ LIMITS = {
     "max_position_embeddings": 1 << 28,
 }
 # What Hugging Face's configuration classes assume where config.json is silent.
-HF_DEFAULTS = {
+GEMMA3 = {"hidden_act": "gelu_pytorch_tanh", "rope_theta": 1e6, "rms_norm_eps": 1e-6, "head_dim": 256}
+HF_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "bitnet": {"hidden_act": "relu2", "rope_theta": 500000.0, "rms_norm_eps": 1e-5},
     "llama": {"hidden_act": "silu", "rope_theta": 10000.0, "rms_norm_eps": 1e-6},
+    "qwen3": {"hidden_act": "silu", "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "head_dim": 128},
+    "gemma3_text": GEMMA3,
 }
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2", "gelu": "gelu", "gelu_pytorch_tanh": "gelu"}
+# GELU here is the tanh form; the exact one is another function.
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu2": "relu2", "gelu_pytorch_tanh": "gelu"}
+UNKNOWN_SWITCHES = (  # entries of config.json that change what is computed
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "use_bidirectional_attention",
+    "use_sliding_window",
+)
+GGUF_ACTIVATIONS = {"bitnet-b1.58": "relu2", "bitnet-25": "relu2", "gemma3": "gelu"}  # the others: silu
 
 
 def read_config(checkpoint: Checkpoint) -> Config:
@@ -55,8 +67,9 @@ def read_config(checkpoint: Checkpoint) -> Config:
 
 def from_gguf(checkpoint: Checkpoint) -> Config:
     arch, tensors = checkpoint.architecture, checkpoint.tensors()
-    get = Reader(checkpoint, checkpoint.metadata, prefix=f"{arch}.")
+    get = Reader(checkpoint.path, checkpoint.metadata, prefix=f"{arch}.")
     hidden, heads = get.size("hidden_size", "embedding_length"), get.size("num_attention_heads", "attention.head_count")
+    eps = get.number("attention.layer_norm_rms_epsilon")
     if "token_embd.weight" not in tensors:
         raise FormatError(f"{checkpoint.path}: there is no tensor token_embd.weight.")
     scaling = get.text("rope.scaling.type", "none")
@@ -83,44 +96,58 @@ def from_gguf(checkpoint: Checkpoint) -> Config:
         head_dim=head_dim,
         vocab_size=tensors["token_embd.weight"].shape[0],
         max_position_embeddings=get.size("max_position_embeddings", "context_length"),
-        rms_norm_eps=get.number("attention.layer_norm_rms_epsilon"),
+        rms_norm_eps=eps,
         rope_theta=get.number("rope.freq_base", 10000.0),
-        hidden_act="relu2" if arch in ("bitnet-b1.58", "bitnet-25") else "silu",
+        hidden_act=GGUF_ACTIVATIONS.get(arch, "silu"),
         tie_word_embeddings="output.weight" not in tensors,
         # llama.cpp's converter permutes q and k of this architecture, so that pairs lie side by side.
         rope_style="interleaved" if arch == "llama" else "neox",
         rope_factors=factors,
+        input_norm_eps=eps if "blk.0.attn_q_norm_in.weight" in tensors else None,
+        **(gemma3_gguf(get) if arch == "gemma3" else {}),
     )
+
+
+def gemma3_gguf(get: Reader) -> dict[str, Any]:
+    """Gemma's window and scale. Every sixth layer looks at everything; the file does not say so (nor does llama.cpp's
+    converter write the base of the other layers' frequencies, unless it is a newer one)."""
+    window, layers = get.integer("attention.sliding_window", 0), get.size("num_hidden_layers", "block_count")
+    if not 0 <= window <= LIMITS["max_position_embeddings"]:
+        raise FormatError(f"{get.path}: {get.prefix}attention.sliding_window is {window}; expected 0 or more.")
+    return {
+        "windows": tuple(0 if layer % 6 == 5 else window for layer in range(layers)) if window else (),
+        "local_rope_theta": get.number("rope.freq_base_swa", 10000.0),
+        "query_pre_attn_scalar": get.number("query_pre_attn_scalar", 0.0),
+    }
 
 
 def from_hf(checkpoint: Checkpoint) -> Config:
     defaults: Mapping[str, Any] = HF_DEFAULTS.get(checkpoint.architecture, HF_DEFAULTS["llama"])
-    get = Reader(checkpoint, checkpoint.metadata)
+    get = Reader(checkpoint.path, checkpoint.metadata)
     hidden, heads = get.size("hidden_size"), get.size("num_attention_heads")
-    act = get.text("hidden_act", defaults["hidden_act"])
+    act = get.text("hidden_act", get.text("hidden_activation", defaults["hidden_act"]))
     if act not in ACTIVATIONS:
         raise UnsupportedError(f"{checkpoint.path}: activation {act!r} is not supported; {', '.join(ACTIVATIONS)} are.")
-    head_dim = get.size("head_dim", default=hidden // heads)
+    head_dim = get.size("head_dim", default=defaults.get("head_dim", hidden // heads))
     context = get.size("max_position_embeddings")
-    rope = checkpoint.metadata.get("rope_parameters") or checkpoint.metadata.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise FormatError(f"{checkpoint.path}: the rope parameters are {type(rope).__name__}; expected an object.")
-    rotary = Reader(checkpoint, {f"rope.{key}": value for key, value in rope.items()}, "rope.")
+    rotary = get.within("rope_parameters" if get.values.get("rope_parameters") else "rope_scaling")
+    if rotary.values.get(f"{rotary.prefix}full_attention"):  # one for each type of layer
+        rotary = rotary.within("full_attention")
     theta = rotary.number("rope_theta", get.number("rope_theta", defaults["rope_theta"]))
     if rotary.number("partial_rotary_factor", get.number("partial_rotary_factor", 1.0)) != 1:
         raise UnsupportedError(
             f"{checkpoint.path}: partial_rotary_factor is set; only heads that are turned whole are supported."
         )
-    for bias in ("attention_bias", "mlp_bias"):
-        if checkpoint.metadata.get(bias):
-            raise UnsupportedError(f"{checkpoint.path}: {bias} is set; biases are not supported.")
-    quantization = checkpoint.metadata.get("quantization_config") or {}
-    if not isinstance(quantization, Mapping):
-        raise FormatError(f"{checkpoint.path}: quantization_config is {quantization!r:.100}; expected an object.")
-    if quantization.get("use_rms_norm"):
-        raise UnsupportedError(
-            f"{checkpoint.path}: a norm inside every projection (use_rms_norm) is not supported yet."
-        )
+    for switch in ("attention_bias", "mlp_bias", *UNKNOWN_SWITCHES):
+        if checkpoint.metadata.get(switch):
+            raise UnsupportedError(f"{checkpoint.path}: {switch} is set, which is not supported.")
+    quantization = get.within("quantization_config")
+    eps = get.number("rms_norm_eps", defaults["rms_norm_eps"])
+    input_norm_eps = None
+    if quantization.values.get("quantization_config.use_rms_norm"):  # transformers' BitLinear has its own epsilon
+        input_norm_eps = quantization.number("rms_norm_eps", 1e-6)
+    elif any(name.endswith(".q_proj.norm.weight") for name in checkpoint.tensors()):
+        input_norm_eps = eps
     has_head = "lm_head.weight" in checkpoint.tensors()
     return Config(
         hidden_size=hidden,
@@ -131,12 +158,33 @@ def from_hf(checkpoint: Checkpoint) -> Config:
         head_dim=head_dim,
         vocab_size=get.size("vocab_size"),
         max_position_embeddings=context,
-        rms_norm_eps=get.number("rms_norm_eps", defaults["rms_norm_eps"]),
+        rms_norm_eps=eps,
         rope_theta=theta,
         hidden_act=ACTIVATIONS[act],
         tie_word_embeddings=bool(checkpoint.metadata.get("tie_word_embeddings", not has_head)),
         rope_factors=rope_factors(rotary, theta, head_dim, context),
+        input_norm_eps=input_norm_eps,
+        **(gemma3_hf(get) if checkpoint.architecture == "gemma3_text" else {}),
     )
+
+
+def gemma3_hf(get: Reader) -> dict[str, Any]:
+    """Gemma's windows, the frequencies of the layers that have one, and its scale."""
+    layers, pattern = get.size("num_hidden_layers"), get.integer("sliding_window_pattern", 6)
+    window = get.size("max_position_embeddings", "sliding_window", 4096)
+    types = get.values.get("layer_types") or [
+        "sliding_attention" if pattern < 1 or (layer + 1) % pattern else "full_attention" for layer in range(layers)
+    ]
+    if not isinstance(types, list) or len(types) != layers or not set(types) <= {"sliding_attention", "full_attention"}:
+        raise FormatError(f"{get.path}: layer_types is {types!r:.100}; expected one for each of {layers} layers.")
+    local = get.within("rope_parameters").within("sliding_attention")
+    if local.text("rope_type", "default") != "default":
+        raise UnsupportedError(f"{get.path}: the layers with a window scale their rotary frequencies.")
+    return {
+        "windows": tuple(window if each == "sliding_attention" else 0 for each in types),
+        "local_rope_theta": local.number("rope_theta", get.number("rope_local_base_freq", 10000.0)),
+        "query_pre_attn_scalar": get.number("query_pre_attn_scalar", 256.0),
+    }
 
 
 def rope_factors(rope: Reader, theta: float, head_dim: int, context: int) -> tuple[float, ...] | None:
@@ -161,9 +209,16 @@ def rope_factors(rope: Reader, theta: float, head_dim: int, context: int) -> tup
 class Reader:
     """Typed look-ups in a checkpoint's metadata, or in an object within it."""
 
-    def __init__(self, checkpoint: Checkpoint, values: Mapping[str, Any], prefix: str = "") -> None:
+    def __init__(self, path: Path, values: Mapping[str, Any], prefix: str = "") -> None:
         """prefix: what stands before every key in the file."""
-        self.path, self.values, self.prefix = checkpoint.path, values, prefix
+        self.path, self.values, self.prefix = path, values, prefix
+
+    def within(self, key: str) -> Reader:
+        """The object `key`, empty where there is none."""
+        found = self.values.get(self.prefix + key) or {}
+        if not isinstance(found, Mapping):
+            raise self._wrong(key, found, "an object")
+        return Reader(self.path, {f"{key}.{inner}": value for inner, value in found.items()}, f"{key}.")
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self._get(key, default)

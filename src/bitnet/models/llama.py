@@ -15,11 +15,11 @@ def shapes(config: Config) -> Shapes:
 class Model(Decoder):
     def self_attn(self, x: Value, w: Weights, layer: int, step: Step, cache: Cache) -> Value:
         ops, rope = self.ops, self.config.rope
-        q, k, v = ops.linear(x, w["self_attn.q_proj"], w["self_attn.k_proj"], w["self_attn.v_proj"])
+        q, k, v = self.project(x, w, "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         q, k = ops.rope(q, step.positions, rope), ops.rope(k, step.positions, rope)
         x = ops.attention(q, k, v, cache, layer, step, self.config.head_dim)
-        return ops.linear(x, w["self_attn.o_proj"])[0]
+        return self.project(x, w, "self_attn.o_proj")[0]
 
     def mlp(self, x: Value, w: Weights) -> Value:
-        gate, up = self.ops.linear(x, w["mlp.gate_proj"], w["mlp.up_proj"])
-        return self.ops.linear(self.ops.gate(self.config.hidden_act, gate, up), w["mlp.down_proj"])[0]
+        gate, up = self.project(x, w, "mlp.gate_proj", "mlp.up_proj")
+        return self.project(self.ops.gate(self.config.hidden_act, gate, up), w, "mlp.down_proj")[0]

@@ -15,11 +15,20 @@ from bitnet.models.decoder import Config, Decoder, Shapes
 from bitnet.models.hyperparameters import read_config
 from bitnet.models.memory import check_memory, fits, resident_bytes, screen_bytes
 from bitnet.models.names import IGNORED, spellings
+from bitnet.models.rotation import Rotation, read_rotations
 from bitnet.quant.rules import exact_ternary, ternarize
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 
 # `general.architecture` or `model_type` -> the file in this folder that defines it.
-ARCHITECTURES = {"bitnet": "bitnet", "bitnet-b1.58": "bitnet", "bitnet-25": "bitnet", "llama": "llama"}
+ARCHITECTURES = {
+    "bitnet": "bitnet",
+    "bitnet-b1.58": "bitnet",
+    "bitnet-25": "bitnet",
+    "llama": "llama",
+    "qwen3": "qwen3",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3",
+}
 TERNARY_TYPES = ("packed", "I2_S", "TQ1_0", "TQ2_0")
 HEADS = ("auto", "full", "screen")  # when to make a screen of the output head
 LEAST_SCREENED = 1 << 20  # bytes of a head below which "auto" makes none
@@ -67,7 +76,8 @@ def load(
     """
     module, config, shapes = open_model(checkpoint)
     found = resolve(checkpoint, shapes)
-    ternary = ternary_names(checkpoint, found)
+    ternary, rotations = ternary_names(checkpoint, found), read_rotations(checkpoint, found)
+    sanitize = getattr(module, "sanitize", lambda name, tensor, kind: tensor)
     infos = checkpoint.tensors()
     needed = sum(resident_bytes(infos[spelled], name in ternary) for name, spelled in found.items())
     head_name = "lm_head" if "lm_head" in found else "embed_tokens"
@@ -77,11 +87,14 @@ def load(
     weights: dict[str, Weight] = {}
     for done, (name, spelled) in enumerate(found.items()):
         progress(done, len(found))
-        weights[name] = ops.put(read_weight(checkpoint, spelled, name in ternary))
+        tensor = read_weight(checkpoint, spelled, name in ternary)
+        weights[name] = ops.put(sanitize(name, tensor, checkpoint.kind))
     progress(len(found), len(found))
     weights.setdefault("lm_head", weights["embed_tokens"])
     if screened:
         ops.add_screen(weights["lm_head"])
+    for name, rotation in rotations.items():
+        weights[f"{name}.rotation"] = Rotation(ops.put(DenseTensor(rotation.signs)), rotation.block)
     model: Decoder = module.Model(config, weights, ops)
     return model
 
@@ -99,10 +112,12 @@ def wants_screen(info: TensorInfo, head: str, needed: int) -> bool:
 
 def resolve(checkpoint: Checkpoint, shapes: Shapes) -> dict[str, str]:
     """Our name -> the file's name, for every expected tensor; ShapeError when the file and the configuration differ."""
-    infos = checkpoint.tensors()
+    infos, kept = checkpoint.tensors(), kept_names(checkpoint)
     found: dict[str, str] = {}
     for name, shape in shapes.items():
         spelled = next((s for s in spellings(name, checkpoint.kind) if s in infos), None)
+        if spelled is None and name.endswith("_proj.norm") and is_kept(name.removesuffix(".norm"), kept):
+            continue  # a projection that was not converted has no norm of its own
         if spelled is None:
             raise ShapeError(f"{checkpoint.path}: the tensor {spellings(name, checkpoint.kind)[0]} is missing.")
         if infos[spelled].shape != shape:
@@ -121,18 +136,27 @@ def resolve(checkpoint: Checkpoint, shapes: Shapes) -> dict[str, str]:
 def ternary_names(checkpoint: Checkpoint, found: Mapping[str, str]) -> set[str]:
     """Those of our names whose weight is ternary: stored so, or floats that are masters of a ternary one."""
     infos, quantization = checkpoint.tensors(), checkpoint.metadata.get("quantization_config") or {}
-    rounded = architecture(checkpoint).startswith("bitnet") or quantization.get("quant_method") == "bitnet"
-    kept = strings(checkpoint, quantization, "modules_to_not_convert")
+    rounded = (
+        architecture(checkpoint).startswith("bitnet")
+        or quantization.get("quant_method") == "bitnet"
+        or any(name.endswith("_proj.norm") for name in found)  # which only BitLinear has
+    )
+    kept = kept_names(checkpoint)
     return {
         name
         for name, spelled in found.items()
         if (infos[spelled].dtype in TERNARY_TYPES and len(infos[spelled].shape) == 2)
-        or (
-            rounded
-            and name.endswith("_proj")
-            and not any(f"model.{name}.".startswith(f"{each}.") or f"model.{name}".endswith(each) for each in kept)
-        )
+        or (rounded and name.endswith("_proj") and not is_kept(name, kept))
     }
+
+
+def kept_names(checkpoint: Checkpoint) -> list[str]:
+    """What Hugging Face's configuration names as left in float, as parts of modules' names."""
+    return strings(checkpoint, checkpoint.metadata.get("quantization_config") or {}, "modules_to_not_convert")
+
+
+def is_kept(name: str, kept: list[str]) -> bool:
+    return any(f"model.{name}.".startswith(f"{each}.") or f"model.{name}".endswith(each) for each in kept)
 
 
 def read_weight(checkpoint: Checkpoint, spelled: str, ternary: bool) -> Tensor:

@@ -14,14 +14,26 @@ GGUF = {
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
     "self_attn.attn_sub_norm": "attn_sub_norm",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
     "mlp.ffn_sub_norm": "ffn_sub_norm",
+    "post_self_attn_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
-# 1bitLLM/bitnet_b1_58-* call the two sub-norms differently.
-HF_ALIASES = {"self_attn.attn_sub_norm": "self_attn.inner_attn_ln", "mlp.ffn_sub_norm": "mlp.ffn_layernorm"}
+# The norm of its own that stands before a projection in some models.
+GGUF |= {f"{name}.norm": f"{spelled}_norm_in" for name, spelled in GGUF.items() if name.endswith("_proj")}
+# 1bitLLM/bitnet_b1_58-* call the two sub-norms differently. What Llama calls post_attention_layernorm stands before the
+# feed-forward network; Gemma's stands behind the attention.
+HF_ALIASES = {
+    "self_attn.attn_sub_norm": "self_attn.inner_attn_ln",
+    "mlp.ffn_sub_norm": "mlp.ffn_layernorm",
+    "post_self_attn_layernorm": "post_attention_layernorm",
+}
 # Tensors that hold nothing a model needs, or that are read beside their weight.
 IGNORED = re.compile(r"rope_freqs\.weight|.*\.scale|.*rotary_emb\.inv_freq")
 
@@ -34,4 +46,6 @@ def spellings(name: str, kind: str) -> tuple[str, ...]:
     if match is None:
         return (f"{name}.weight",) if name == "lm_head" else (f"model.{name}.weight", f"{name}.weight")
     inner = [match[2], HF_ALIASES[match[2]]] if match[2] in HF_ALIASES else [match[2]]
+    if match[2].endswith("_proj.norm"):  # transformers' BitLinear says rms_norm
+        inner.append(match[2].replace("_proj.norm", "_proj.rms_norm"))
     return tuple(f"{prefix}layers.{match[1]}.{each}.weight" for prefix in ("model.", "") for each in inner)
