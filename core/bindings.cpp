@@ -695,7 +695,8 @@ NB_MODULE(_core, m) {
         "block_tables"_a, "head_dim"_a, "scale"_a, "window"_a = 0,
         "Write k, v (T, kv_heads * head_dim) to the cache at positions (T,), then let each row of q (T, heads * "
         "head_dim) attend the positions up to its "
-        "own, or the last `window` of them. Sequence b owns rows starts[b] .. starts[b + 1] and the blocks block_tables[b]. Returns (T, heads * "
+        "own, or the last `window` of them. Sequence b owns rows starts[b] .. starts[b + 1] and the blocks "
+        "block_tables[b]. Returns (T, heads * "
         "head_dim), which depends on "
         "neither batch, chunks nor threads.");
 
@@ -714,8 +715,7 @@ NB_MODULE(_core, m) {
       .def(
           "attention",
           [](Capture& c, int32_t q, int32_t k, int32_t v, int64_t layer, int64_t head_dim, float scale,
-             int64_t window) { return c.program.attention(q, k, v, layer, head_dim, scale, window);
-          },
+             int64_t window) { return c.program.attention(q, k, v, layer, head_dim, scale, window); },
           "q"_a, "k"_a, "v"_a, "layer"_a, "head_dim"_a, "scale"_a, "window"_a = 0)
       .def(
           "gate",

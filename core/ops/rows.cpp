@@ -65,7 +65,8 @@ void scale(Matrix<const float> x, float c, float* y) {
 void hadamard(Matrix<const float> x, const float* signs, int64_t block, bool inverse, float* y) {
   const Kernels& kernel = kernels();
   for_rows(x.rows, x.columns, [&](int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t) kernel.hadamard(x.row(t), signs, x.columns, block, inverse, y + t * x.columns);
+    for (int64_t t = first; t < last; ++t)
+      kernel.hadamard(x.row(t), signs, x.columns, block, inverse, y + t * x.columns);
   });
 }
 

@@ -17,7 +17,9 @@ struct Place {
   bool meets(const Place& other) const { return rows == other.rows && first <= other.last && other.first <= last; }
 };
 
-bool works_in_place(Op op) { return op == Op::RmsNorm || op == Op::Rope || op == Op::Gate || op == Op::Add || op == Op::Scale; }
+bool works_in_place(Op op) {
+  return op == Op::RmsNorm || op == Op::Rope || op == Op::Gate || op == Op::Add || op == Op::Scale;
+}
 
 // The lowest offset where `place` fits between those that live at the same time.
 int64_t lowest_gap(const Place& place, std::vector<const Place*> neighbours) {

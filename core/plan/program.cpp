@@ -129,8 +129,9 @@ int32_t Program::attention(int32_t q, int32_t k, int32_t v, int64_t layer, int64
   if (window < 0) fail("attention", "window is " + std::to_string(window) + "; it must not be negative.");
   if (layer < 0 || layer >= cache->layers)
     fail("attention", "layer is " + std::to_string(layer) + "; the cache has " + std::to_string(cache->layers) + ".");
-  return append({.op = Op::Attention, .inputs = {q, k, v}, .layer = static_cast<int32_t>(layer), .number = scale, .size = window},
-                {in})[0];
+  return append(
+      {.op = Op::Attention, .inputs = {q, k, v}, .layer = static_cast<int32_t>(layer), .number = scale, .size = window},
+      {in})[0];
 }
 
 int32_t Program::gate(Activation activation, int32_t g, int32_t u) {
@@ -155,8 +156,8 @@ int32_t Program::hadamard(int32_t x, const Weight& signs, int64_t block, bool in
   if (block < 1 || block & (block - 1) || in.width % block)
     fail("hadamard", "block is " + std::to_string(block) + "; it must be a power of two that divides " +
                          std::to_string(in.width) + ".");
-  return append(
-      {.op = Op::Hadamard, .inputs = {x}, .weights = {keep(signs)}, .size = block, .inverse = inverse}, {in})[0];
+  return append({.op = Op::Hadamard, .inputs = {x}, .weights = {keep(signs)}, .size = block, .inverse = inverse},
+                {in})[0];
 }
 
 int32_t Program::take(int32_t x) {

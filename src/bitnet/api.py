@@ -10,11 +10,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 import bitnet.formats
 from bitnet import backends, models
-from bitnet.engine import LLM, EngineConfig, SamplingParams, Sequence, TokenLogprob
+from bitnet.engine import LLM, Embedder, EngineConfig, SamplingParams, Sequence, TokenLogprob
 from bitnet.errors import BitNetError, ParameterError, UnsupportedError
 from bitnet.models.load import Progress
+from bitnet.models.pooling import read_pooling
 from bitnet.tokenizer import ChatTemplate, Tokenizer, chat_template_for
 
 BUILTIN = "stories.gguf"
@@ -80,12 +84,15 @@ class BitNet:
             self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
             decoder = models.load(checkpoint, ops, progress, force, config.head)
             self.chat_template: ChatTemplate = chat_template_for(checkpoint, self.tokenizer)
+            self.pooling = read_pooling(checkpoint)
         if self.tokenizer.vocab_size > decoder.config.vocab_size:
             raise UnsupportedError(
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, "
                 f"the embedding {decoder.config.vocab_size} rows."
             )
         self._llm: LLM | None = LLM(decoder, self.tokenizer, config)
+        self._config = config
+        self._embedder: Embedder | None = None
         self.stats: Stats | None = None  # of the last generation
 
     @property
@@ -165,6 +172,32 @@ class BitNet:
             if output.text:
                 yield output.text
         self.stats = Stats.of(sequence)
+
+    @overload
+    def embed(self, text: str, *, pooling: str | None = None, normalize: bool = True) -> NDArray[np.float32]: ...
+    @overload
+    def embed(self, text: list[str], *, pooling: str | None = None, normalize: bool = True) -> NDArray[np.float32]: ...
+    def embed(
+        self, text: str | list[str], *, pooling: str | None = None, normalize: bool = True
+    ) -> NDArray[np.float32]:
+        """The vector (hidden,) of a text, or (texts, hidden) of a list of them.
+
+        pooling: "last", "mean" or "cls"; None takes what the model's files say, else "last". normalize: to length 1.
+        Raises ContextError where a text is longer than the context.
+        """
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+            raise ParameterError(f"text is {text!r:.60}; expected a text or a list of texts.")
+        vectors = self.embedder.embed([self.tokenize(each) for each in texts], pooling or self.pooling, normalize)
+        return vectors[0] if isinstance(text, str) else vectors
+
+    @property
+    def embedder(self) -> Embedder:
+        """Made when it is first asked for: it has a cache of its own."""
+        if self._embedder is None:
+            llm, config = self.llm, self._config
+            self._embedder = Embedder(llm.model, llm.ctx_size, config.max_sequences, config.chunk, config.kv)
+        return self._embedder
 
     def tokenize(self, text: str, add_special: bool = True) -> list[int]:
         """Token ids of `text`, with the begin-of-text token where the model wants one."""

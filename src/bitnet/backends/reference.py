@@ -41,7 +41,9 @@ class Reference(Ops):
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
         runs = x.reshape(len(x), -1, len(weight))
-        return (runs / np.sqrt(np.mean(runs * runs, axis=-1, keepdims=True) + np.float32(eps)) * weight).reshape(x.shape)
+        return (runs / np.sqrt(np.mean(runs * runs, axis=-1, keepdims=True) + np.float32(eps)) * weight).reshape(
+            x.shape
+        )
 
     def linear(self, x: Floats, *weights: Tensor) -> tuple[Floats, ...]:
         return tuple(bit_linear(x, w) if isinstance(w, TernaryTensor) else x @ w.dequantize().T for w in weights)

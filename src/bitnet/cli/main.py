@@ -18,6 +18,7 @@ from bitnet.cli.options import complete
 COMMANDS = {
     "run": ("bitnet.cli.run", "Write on after a prompt."),
     "chat": ("bitnet.cli.chat", "Talk with a model."),
+    "embed": ("bitnet.cli.embed", "Turn texts into vectors."),
     "inspect": ("bitnet.cli.inspect", "Show what a model file holds."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
 }

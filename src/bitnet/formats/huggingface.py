@@ -28,7 +28,7 @@ _SCALE = "_scale"  # X.weight holds codes where X.weight_scale exists beside it
 
 def open(folder: Path, only: str = "", mapped: bool = False) -> HuggingFaceCheckpoint:
     """Open a folder. only: read the weights of this one file, unless the index lists it as a shard."""
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     names, index = _shards(folder, only)
     files: list[SafetensorsFile] = []
     try:
@@ -140,7 +140,8 @@ def _scale_multiplies(folder: Path, config: Mapping[str, Any]) -> bool:
     return bool(linear_class == "autobitlinear")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; FormatError for anything else, and for a file of unreasonable size."""
     source = SourceFile(path)
     try:
         if source.size > MAX_JSON:
@@ -152,7 +153,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _shards(folder: Path, only: str) -> tuple[list[str], Mapping[str, str]]:
     """The files that hold the weights, and the index where there is one: tensor name -> file name."""
-    index: Any = _json(folder / INDEX).get("weight_map") if (folder / INDEX).exists() else {}
+    index: Any = read_json(folder / INDEX).get("weight_map") if (folder / INDEX).exists() else {}
     if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
         raise FormatError(f"{folder / INDEX}: weight_map is not an object of file names.")
     if index and (not only or only in index.values()):
