@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from bitnet.errors import ModelError
-from bitnet.quant.tensor import DenseTensor, TernaryTensor
+from bitnet.quant.tensor import DenseTensor
 
 PROMPT = [1, 5, 9, 200, 31, 7]
 FLOAT = tiny.LLAMA | {"quantization_config": None}
@@ -23,10 +23,7 @@ def hadamard(n: int) -> Any:
 
 
 def floats(source: tiny.Synthetic) -> dict[str, Any]:
-    return {
-        name: DenseTensor(w.dequantize() if isinstance(w, TernaryTensor) else w.dequantize())
-        for name, w in source.weights.items()
-    }
+    return {name: DenseTensor(w.dequantize()) for name, w in source.weights.items()}
 
 
 def rotated(signs: bool, untied: bool = False, block: int = 32) -> tuple[tiny.Synthetic, tiny.Synthetic]:

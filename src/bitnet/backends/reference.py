@@ -40,7 +40,7 @@ class Reference(Ops):
         return rows(table, ids)
 
     def rms_norm(self, x: Floats, weight: Floats, eps: float) -> Floats:
-        runs = x.reshape(len(x), -1, len(weight))
+        runs = x.reshape(len(x), x.shape[1] // len(weight), len(weight))
         return (runs / np.sqrt(np.mean(runs * runs, axis=-1, keepdims=True) + np.float32(eps)) * weight).reshape(
             x.shape
         )

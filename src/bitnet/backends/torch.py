@@ -115,7 +115,7 @@ class TorchOps(Ops):
         return functional.embedding(torch.as_tensor(ids).long(), table).to(self.dtype)
 
     def rms_norm(self, x: Torch, weight: Torch, eps: float) -> Torch:
-        wide = x.float().view(len(x), -1, len(weight))
+        wide = x.float().view(len(x), x.shape[1] // len(weight), len(weight))
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).view(x.shape).to(x.dtype)
 
     def linear(self, x: Torch, *weights: Any) -> tuple[Torch, ...]:
