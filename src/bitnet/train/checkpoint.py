@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from bitnet.train.parameters import Parameters
 def save(path: Path, config: Config, parameters: Parameters, **state: Any) -> None:
     """Write beside the old checkpoint, then take its place: a kill at any moment leaves a whole file."""
     part = path.with_suffix(".part")
-    shape = {name: value for name, value in asdict(config).items() if name != "rope"}  # rope follows from the others
+    shape = {each.name: getattr(config, each.name) for each in fields(config) if each.init}
     torch.save({"config": shape, "masters": parameters.masters, **state}, part)
     os.replace(part, path)
 
