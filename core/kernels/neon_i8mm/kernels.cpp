@@ -84,22 +84,18 @@ BITNET_INLINE void ternary_pairs(const uint8_t* w, int64_t blocks, const int8_t*
   }
 }
 
-template <Density density, int M, int G>
-BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
-                                I32x16 (&acc)[G][M]) {
-  for (int g = 0; g < G; ++g) {
-    const uint8_t* group = w + g * stride;
-    if constexpr (M == 1) {
-      ternary_one<density>(group, blocks, panel, acc[g][0]);
-    } else {
-      for (int m = 0; m + 4 <= M; m += 4) ternary_pairs<density, 2>(group, blocks, panel + 4 * m, M, acc[g] + m);
-      if constexpr (M % 4 >= 2) ternary_pairs<density, 1>(group, blocks, panel + M / 4 * 16, M, acc[g] + M / 4 * 4);
-      if constexpr (M % 2 == 1) ternary_few<density, 1>(group, blocks, panel + 4 * (M - 1), M, acc[g] + M - 1);
-    }
-  }
+#define BITNET_TERNARY_SEVERAL
+template <Density density, int M>
+BITNET_INLINE void ternary_several(const uint8_t* w, int64_t blocks, const int8_t* panel, I32x16 (&acc)[M]) {
+  for (int m = 0; m + 4 <= M; m += 4) ternary_pairs<density, 2>(w, blocks, panel + 4 * m, M, acc + m);
+  if constexpr (M % 4 >= 2) ternary_pairs<density, 1>(w, blocks, panel + M / 4 * 16, M, acc + M / 4 * 4);
+  if constexpr (M % 2 == 1) ternary_few<density, 1>(w, blocks, panel + 4 * (M - 1), M, acc + M - 1);
 }
 
+// clang-format off
+#include "kernels/tile-inl.h"
 #include "kernels/algorithms-inl.h"
+// clang-format on
 
 }  // namespace
 
