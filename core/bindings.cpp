@@ -197,14 +197,16 @@ Activation activation_of(const std::string& name) {
 
 // ---- weights
 
-Density density_of(const std::string& name) {
-  if (name == "2bit") return Density::T2;
-  if (name == "1.6bit") return Density::T5;
-  fail("density is \"" + name + "\"; it must be \"2bit\" or \"1.6bit\".");
+constexpr const char* kPackings[] = {"2bit", "1.6bit", "tl1", "tl2"};
+
+Packing packing_of(const std::string& name) {
+  for (int i = 0; i < 4; ++i)
+    if (name == kPackings[i]) return static_cast<Packing>(i);
+  fail("packing is \"" + name + "\"; it must be \"2bit\", \"1.6bit\", \"tl1\" or \"tl2\".");
 }
 
-void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in, const std::string& density_text) {
-  const Density density = density_of(density_text);
+void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in, const std::string& packing_text) {
+  const Packing packing = packing_of(packing_text);
   const Matrix<const int8_t> codes = matrix(codes_in, "codes");
   nb::object scales = nb::steal(PyArray_FROM_OTF(scales_in.ptr(), NPY_FLOAT, NPY_ARRAY_IN_ARRAY));
   if (!scales.is_valid()) nb::raise_python_error();
@@ -221,7 +223,7 @@ void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in
   const auto* data = static_cast<const float*>(PyArray_DATA(array));
   std::vector<float> values(data, data + PyArray_SIZE(array));
   const Free free(kHeavy);
-  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1, density);
+  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1, packing);
 }
 
 Out<int8_t> ternary_codes(const TernaryWeight& w) {
@@ -237,9 +239,16 @@ Out<float> ternary_scales(const TernaryWeight& w) {
   return out;
 }
 
-TernaryWeight random_ternary(int64_t n, int64_t k, uint64_t seed, float scale) {
+TernaryWeight random_ternary(int64_t n, int64_t k, uint64_t seed, float scale, const std::string& packing_text) {
+  const Packing packing = packing_of(packing_text);
   const Free free(kHeavy);
-  return TernaryWeight::random(n, k, seed, scale);
+  return TernaryWeight::random(n, k, seed, scale, packing);
+}
+
+TernaryWeight zero_ternary(int64_t n, int64_t k, const std::string& packing_text) {
+  const Packing packing = packing_of(packing_text);
+  const Free free(kHeavy);
+  return TernaryWeight::zeros(n, k, packing);
 }
 
 void make_dense(DenseWeight* self, Any data, const std::string& dtype_text, nb::object scales_in) {
@@ -595,17 +604,19 @@ NB_MODULE(_core, m) {
   m.def("read_bandwidth", &measure_bandwidth, "bytes"_a, "threads"_a,
         "GB/s (1e9 bytes) of reading `bytes` of fresh memory with `threads`, the best of five passes.");
 
-  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 or 1.6 bits a weight.")
-      .def("__init__", &make_ternary, "codes"_a, "scales"_a, "density"_a = "2bit",
+  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 bits a weight or fewer.")
+      .def("__init__", &make_ternary, "codes"_a, "scales"_a, "packing"_a = "2bit",
            nb::sig("def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike, "
-                   "density: str = '2bit') -> None"),
+                   "packing: str = '2bit') -> None"),
            "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
-           "16 columns. density: \"2bit\", or \"1.6bit\" (no groups): fewer bytes for more arithmetic, with the same "
-           "results.")
-      .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f,
+           "16 columns. packing: how it is kept, with the same results. \"2bit\" and \"1.6bit\" are multiplied; \"tl1\" "
+           "(2 bits) and \"tl2\" (1.67) index tables of partial sums. \"1.6bit\" and \"tl2\" take no groups.")
+      .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f, "packing"_a = "2bit",
                   "Uniform random codes with one scale, the same for the same seed.")
+      .def_static("zeros", &zero_ternary, "n"_a, "k"_a, "packing"_a = "2bit",
+                  "Nothing but zeros: what a speed is measured on.")
       .def_prop_ro("shape", [](const TernaryWeight& w) { return std::pair(w.n, w.k); })
-      .def_prop_ro("density", [](const TernaryWeight& w) { return w.density == Density::T5 ? "1.6bit" : "2bit"; })
+      .def_prop_ro("packing", [](const TernaryWeight& w) { return kPackings[static_cast<int>(w.packing)]; })
       .def_prop_ro(
           "group", [](const TernaryWeight& w) { return w.group; },
           "Columns that share a scale; 0 when one scale serves the whole row.")

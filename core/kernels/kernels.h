@@ -7,20 +7,41 @@
 
 namespace bitnet {
 
-// Packed ternary weights. A row group is 16 rows, stored as blocks of 64 bytes, one after the other. Byte 4r + j of
-// block b holds the fields of row r: field f is the code, w + 1, of column 4Fb + 4f + j        r < 16; j < 4; f < F
+// Packed ternary weights. A row group is 16 rows, stored as blocks, one after the other. Rows and columns that only pad
+// (to 16 rows and whole blocks) hold zeros.
+//
+// T2 and T5 are for products. Byte 4r + j of block b, of 64 bytes, holds the fields of row r: field f is the code,
+// w + 1, of column 4Fb + 4f + j        r < 16; j < 4; f < F
 //
 //   T2: F = 4, field f in bits 2f..2f+1
 //   T5: F = 5, one of 3^5 = 243 bytes; five-trits-inl.h says which
 //
-// Rows and columns that only pad (to 16 rows and whole blocks) hold the code of zero, 1.
-enum class Density : int32_t { T2, T5 };
-constexpr int fields(Density d) { return d == Density::T5 ? 5 : 4; }
-constexpr int block_columns(Density d) { return 4 * fields(d); }
+// TL1 and TL2 are for lookups in tables of partial sums (arXiv:2502.11880 has the idea and the names). A piece of 64
+// bytes holds eight tuples of each row: byte 16i + r the indices of row r's tuples 2i (low nibble) and 2i + 1   i < 4
+//
+//   TL1: pairs (w0, w1), index 3 w0 + w1 + 4. A block is a piece: 16 columns.
+//   TL2: triples (w0, w1, w2), index |v| of v = 9 w0 + 3 w1 + w2. A block is 64 bytes of signs and four pieces, 96
+//        columns: bit 7 - 2p of byte 16i + r says whether v < 0 for tuple 2i of piece p, the bit below it for 2i + 1.
+enum class Packing : int32_t { T2, T5, TL1, TL2 };
 constexpr int kGroupRows = 16;
-constexpr int kBlockBytes = 64;
-constexpr int kSumColumns = 16;       // columns of the smallest group with a scale of its own; T5 has no such groups
-constexpr int kAnyBlockColumns = 80;  // whole blocks of either density
+constexpr int kBlockBytes = 64;  // of T2 and T5
+constexpr int kPieceBytes = 64;
+constexpr int kPieceTuples = 8;
+constexpr int fields(Packing l) { return l == Packing::T5 ? 5 : 4; }
+constexpr bool looks_up(Packing l) { return l == Packing::TL1 || l == Packing::TL2; }
+constexpr int tuple(Packing l) { return l == Packing::TL2 ? 3 : 2; }
+constexpr int block_pieces(Packing l) { return l == Packing::TL2 ? 4 : 1; }
+constexpr int sign_bytes(Packing l) { return l == Packing::TL2 ? 64 : 0; }  // of a block, before its pieces
+constexpr int block_columns(Packing l) {
+  return looks_up(l) ? block_pieces(l) * kPieceTuples * tuple(l) : 4 * fields(l);
+}
+constexpr int block_bytes(Packing l) { return sign_bytes(l) + block_pieces(l) * 64; }
+constexpr int kSumColumns = 16;  // columns of the smallest group with a scale of its own
+constexpr bool takes_groups(Packing l) { return kSumColumns % block_columns(l) == 0; }
+
+// A token's table for a piece: [tuple & 1][lower byte, upper byte][tuple / 2][index]; lookup-inl.h says which sums.
+constexpr int kPieceTableBytes = 256;
+constexpr int64_t table_bytes(Packing l) { return block_pieces(l) * kPieceTableBytes; }  // of a block
 
 // Tokens that share one pass over the weights. Their int8 codes travel as a panel [padded K / 4][tokens][4].
 constexpr int kPanelTokens = 8;
@@ -41,13 +62,14 @@ enum class Activation : int32_t { Silu, Relu2, Gelu };
 // order, of float(integer sum of the group) * scale.
 struct TernaryTask {
   const uint8_t* weights;  // first row group
-  Density density;
+  Packing packing;
   int64_t row_groups;
   int64_t blocks;             // of a row group
   int64_t group_blocks;       // blocks that share a scale; all of them without group_scales
   const float* group_scales;  // [row_group][group][16], or null
-  const int8_t* panel;        // [padded K / 4][tokens][4]
-  const int32_t* sums;        // [group][tokens]: sums of the panel's codes, because stored codes are w + 1
+  const int8_t* panel;        // T2, T5: [padded K / 4][tokens][4]
+  const int32_t* sums;        // T2, T5: [group][tokens], sums of the panel's codes, because stored codes are w + 1
+  const uint8_t* tables;      // TL1, TL2: [tokens][block][table_bytes]
   int64_t tokens;             // 1..kPanelTokens
   void* out;                  // [row_group][tokens][16] int32 or float
 };
@@ -145,9 +167,12 @@ struct Kernels {
   // y[t][row] = sums / multiplier[t]
   void (*divide_rows)(const float* sums, int64_t row_groups, int64_t tokens, const float* multipliers, float* y,
                       int64_t ldy, int64_t rows);
+  // From the codes of one token, padded to whole blocks.
+  void (*make_tables)(const int8_t* codes, Packing packing, int64_t blocks, uint8_t* tables);
   // One row group; false: a code outside -1..1.
-  bool (*pack_rows)(const int8_t* codes, Density density, int64_t k, int64_t rows, uint8_t* out);
-  void (*unpack_rows)(const uint8_t* packed, Density density, int64_t k, int64_t rows, int8_t* codes);
+  bool (*pack_rows)(const int8_t* codes, Packing packing, int64_t k, int64_t rows, uint8_t* out);
+  // Rows [first, first + rows) of a row group.
+  void (*unpack_rows)(const uint8_t* packed, Packing packing, int64_t k, int64_t first, int64_t rows, int8_t* codes);
 
   // dense
   void (*dense)(const DenseTask&);

@@ -16,6 +16,7 @@ struct Pair {
 typedef float NativeF __attribute__((vector_size(BITNET_VECTOR_BYTES)));
 typedef int32_t NativeI __attribute__((vector_size(BITNET_VECTOR_BYTES)));
 typedef uint32_t NativeU __attribute__((vector_size(BITNET_VECTOR_BYTES)));
+typedef uint8_t NativeB __attribute__((vector_size(BITNET_VECTOR_BYTES)));
 
 #if BITNET_VECTOR_BYTES == 64
 using F32x16 = NativeF;

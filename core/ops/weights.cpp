@@ -44,12 +44,12 @@ void check_shape(int64_t n, int64_t k) {
 }  // namespace
 
 TernaryWeight::TernaryWeight(int64_t n, int64_t k, std::vector<float> given, int64_t group, bool per_row,
-                             Density density)
-    : n(n), k(k), group(group), per_row(per_row), scales(std::move(given)), density(density) {
+                             Packing packing)
+    : n(n), k(k), group(group), per_row(per_row), scales(std::move(given)), packing(packing) {
   check_shape(n, k);
-  if (group && density == Density::T5)
+  if (group && !takes_groups(packing))
     throw std::invalid_argument(
-        "a weight with scales for groups of columns is kept at 2 bits; \"1.6bit\" takes one "
+        "a weight with scales for groups of columns: \"2bit\" and \"tl1\" take them; \"1.6bit\" and \"tl2\" take one "
         "scale or one for each row.");
   if (group && (group % kSumColumns || k % group))
     throw std::invalid_argument("a scale for every " + std::to_string(group) + " of " + std::to_string(k) +
@@ -68,45 +68,66 @@ TernaryWeight::TernaryWeight(int64_t n, int64_t k, std::vector<float> given, int
 }
 
 TernaryWeight::TernaryWeight(const int8_t* codes, int64_t n, int64_t k, std::vector<float> given, int64_t group,
-                             bool per_row, Density density)
-    : TernaryWeight(n, k, std::move(given), group, per_row, density) {
+                             bool per_row, Packing packing)
+    : TernaryWeight(n, k, std::move(given), group, per_row, packing) {
   const Kernels& kernel = kernels();
   std::atomic<bool> sound{true};
   const int64_t step = ceil_div(chunk_rows(k), kGroupRows);
   parallel_for(ceil_div(row_groups(), step), [&](int64_t chunk) {
     for (int64_t g = chunk * step; g < std::min(row_groups(), (chunk + 1) * step); ++g) {
       const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
-      if (!kernel.pack_rows(codes + g * kGroupRows * k, density, k, rows, buffer_.data + g * row_group_bytes()))
+      if (!kernel.pack_rows(codes + g * kGroupRows * k, packing, k, rows, buffer_.data + g * row_group_bytes()))
         sound = false;
     }
   });
   if (!sound) throw std::invalid_argument("ternary codes must be -1, 0 or 1; found another value.");
 }
 
-TernaryWeight TernaryWeight::random(int64_t n, int64_t k, uint64_t seed, float scale) {
-  TernaryWeight w(n, k, {scale}, 0, false, Density::T2);
-  constexpr int64_t columns = block_columns(Density::T2);
-  const int64_t step = ceil_div(1 << 20, w.row_group_bytes());
+TernaryWeight TernaryWeight::random(int64_t n, int64_t k, uint64_t seed, float scale, Packing packing) {
+  TernaryWeight w(n, k, {scale}, 0, false, packing);
+  const Kernels& kernel = kernels();
+  constexpr int64_t columns = block_columns(Packing::T2);
+  const int64_t blocks = ceil_div(k, columns), bytes = blocks * kBlockBytes;  // of a row group in T2
+  const int64_t step = ceil_div(1 << 20, bytes);
   parallel_for(ceil_div(w.row_groups(), step), [&](int64_t chunk) {
     const int64_t last = std::min(w.row_groups(), (chunk + 1) * step);
+    std::vector<uint8_t> drawn(static_cast<size_t>(packing == Packing::T2 ? 0 : bytes));
+    std::vector<int8_t> codes(static_cast<size_t>(packing == Packing::T2 ? 0 : kGroupRows * k));
     for (int64_t g = chunk * step; g < last; ++g) {
-      uint8_t* block = w.buffer_.data + g * w.row_group_bytes();
-      for (int64_t i = 0; i < w.row_group_bytes(); i += 4) {
-        const uint64_t bits = mix(seed * 0xd1342543de82ef95u + static_cast<uint64_t>(g * w.row_group_bytes() + i));
+      uint8_t* to = w.buffer_.data + g * w.row_group_bytes();
+      uint8_t* block = packing == Packing::T2 ? to : drawn.data();
+      for (int64_t i = 0; i < bytes; i += 4) {
+        const uint64_t bits = mix(seed * 0xd1342543de82ef95u + static_cast<uint64_t>(g * bytes + i));
         for (int j = 0; j < 4; ++j) block[i + j] = kTernaryBytes[(bits >> (16 * j) & 0xffff) * 81 >> 16];
       }
-      // What only pads holds the code of zero.
       const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
+      if (packing != Packing::T2) {
+        kernel.unpack_rows(block, Packing::T2, k, 0, rows, codes.data());
+        kernel.pack_rows(codes.data(), packing, k, rows, to);
+        continue;
+      }
+      // What only pads holds the code of zero.
       std::array<uint8_t, 4> keep{}, zero{};  // of the last block, by j
       for (int64_t c = 0; c < columns; ++c) {
-        const bool real = (w.blocks() - 1) * columns + c < k;
+        const bool real = (blocks - 1) * columns + c < k;
         (real ? keep : zero)[c % 4] |= static_cast<uint8_t>((real ? 3 : 1) << 2 * (c / 4));
       }
-      uint8_t* tail = block + (w.blocks() - 1) * kBlockBytes;
+      uint8_t* tail = block + (blocks - 1) * kBlockBytes;
       for (int i = 0; i < kBlockBytes; ++i) tail[i] = static_cast<uint8_t>((tail[i] & keep[i % 4]) | zero[i % 4]);
-      for (int64_t b = 0; b < w.blocks() && rows < kGroupRows; ++b)
+      for (int64_t b = 0; b < blocks && rows < kGroupRows; ++b)
         std::memset(block + b * kBlockBytes + 4 * rows, 0x55, static_cast<size_t>(4 * (kGroupRows - rows)));
     }
+  });
+  return w;
+}
+
+TernaryWeight TernaryWeight::zeros(int64_t n, int64_t k, Packing packing) {
+  TernaryWeight w(n, k, {1.0f}, 0, false, packing);
+  const std::vector<int8_t> codes(static_cast<size_t>(kGroupRows * k));
+  std::vector<uint8_t> group(static_cast<size_t>(w.row_group_bytes()));
+  kernels().pack_rows(codes.data(), packing, k, kGroupRows, group.data());
+  parallel_for(w.row_groups(), [&](int64_t g) {
+    std::memcpy(w.buffer_.data + g * w.row_group_bytes(), group.data(), group.size());
   });
   return w;
 }
@@ -115,7 +136,7 @@ void TernaryWeight::codes(int8_t* out) const {
   const Kernels& kernel = kernels();
   parallel_for(row_groups(), [&](int64_t g) {
     const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
-    kernel.unpack_rows(packed() + g * row_group_bytes(), density, k, rows, out + g * kGroupRows * k);
+    kernel.unpack_rows(packed() + g * row_group_bytes(), packing, k, 0, rows, out + g * kGroupRows * k);
   });
 }
 
