@@ -94,6 +94,10 @@ struct WordSums {
 // most 248 to each 16-bit sum of 16 rows, four times.
 constexpr int kRunPieces = 64;
 
+// The same pieces of row groups to come are fetched into the second cache: with those in flight towards the first one
+// alone, which are few, memory gives half as much.
+constexpr int kRunsAhead = 3;
+
 // rows[g] += the sums of `pieces` pieces, whole blocks, of G row groups.
 template <Packing packing, int G>
 BITNET_INLINE void lookup_run(const uint8_t* w, int64_t stride, int64_t pieces, const uint8_t* tables,
@@ -103,8 +107,9 @@ BITNET_INLINE void lookup_run(const uint8_t* w, int64_t stride, int64_t pieces, 
   int flushes = 0;
   for (int64_t first = 0; first < pieces; first += 4, w += sign_bytes(packing) + 4 * kPieceBytes, ++flushes) {
     const int64_t count = packing == Packing::TL2 || pieces - first > 4 ? 4 : pieces - first;
-    for (int g = 0; g < G; ++g)  // the same pieces of the next row groups
-      for (int i = 0; i < sign_bytes(packing) + 4 * kPieceBytes; i += 64) prefetch(w + (G + g) * stride + i);
+    for (int g = 0; g < G; ++g)
+      for (int i = 0; i < sign_bytes(packing) + 4 * kPieceBytes; i += 64)
+        __builtin_prefetch(w + (kRunsAhead * G + g) * stride + i, 0, 2);
     for (int part = 0; part < kPieceBytes; part += BITNET_VECTOR_BYTES) {
       NativeB lo[G], hi[G], sign[G];
       for (int g = 0; g < G; ++g) {
