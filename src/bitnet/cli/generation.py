@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from bitnet.api import BitNet, Stats
+from bitnet.cli.text import note
 from bitnet.engine import Sequence
 
 
@@ -20,9 +21,18 @@ def stream(model: BitNet, sequence: Sequence, write: Callable[[str], None]) -> N
         model.llm.abort(sequence)  # does nothing to one that has finished
 
 
+def note_slid(sequence: Sequence) -> None:
+    """Say what was dropped from a full context."""
+    if sequence.slid:
+        note(f"[The context was full: {sequence.slid} tokens after the first {sequence.keep} were let go.]")
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Rates in tokens per second, times in seconds, memory in bytes; None where nothing was measured."""
+    """Rates in tokens per second, times in seconds, memory in bytes; None where nothing was measured.
+
+    drafted, accepted: guesses at tokens, and those that were right. slid: tokens that a full context let go.
+    """
 
     prompt_tokens: int
     prompt_per_second: float | None
@@ -35,6 +45,11 @@ class Report:
     isa: str
     threads: int
     finish_reason: str
+    drafted: int
+    accepted: int
+    acceptance: float | None
+    tokens_per_step: float | None
+    slid: int
 
     @classmethod
     def of(cls, model: BitNet, sequence: Sequence) -> Report:
@@ -52,6 +67,11 @@ class Report:
             isa,
             threads,
             stats.finish_reason,
+            stats.drafted,
+            stats.accepted,
+            stats.accepted / stats.drafted if stats.drafted else None,
+            stats.generated_tokens / stats.steps if stats.steps else None,
+            stats.slid,
         )
 
     def line(self) -> str:
@@ -63,8 +83,16 @@ class Report:
                 f"context {self.context_used}/{self.context_size}",
                 f"peak RSS {self.peak_rss / 2**20:.0f} MiB",
                 f"{self.isa}, {self.threads} thread{'s' * (self.threads != 1)}",
+                *self.guesses(),
             )
         )
+
+    def guesses(self) -> list[str]:
+        """How well the guesses at tokens went; nothing where there were none."""
+        if self.acceptance is None or self.tokens_per_step is None:
+            return []
+        share = f"{self.accepted} of {self.drafted} guesses right ({self.acceptance:.0%})"
+        return [f"{share}, {self.tokens_per_step:.2f} tokens a step"]
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)

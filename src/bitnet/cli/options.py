@@ -27,6 +27,23 @@ Head = Annotated[
         "--head", help='"screen" finds the likeliest tokens in a copy of the output head, exactly; "full"; "auto".'
     ),
 ]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="lookup|MODEL",
+        help="Guess at tokens, from repetitions in the text or with a smaller model; the answer stays the same.",
+    ),
+]
+DraftTokens = Annotated[int, typer.Option("--draft-tokens", min=1, help="Guesses in a step at most.")]
+CtxOverflow = Annotated[
+    str,
+    typer.Option(
+        "--ctx-overflow",
+        help='A full context: "error" ends the answer; "slide" lets go of what is between the first and latest tokens.',
+    ),
+]
+CtxKeep = Annotated[int, typer.Option("--ctx-keep", min=0, help="First tokens that stay when the context slides.")]
 Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
 Force = Annotated[bool, typer.Option("--force", help="Load what seems too large for the memory; replace files.")]
 AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
