@@ -110,7 +110,7 @@ class LLM:
         limit = self.ctx_size - (params.max_tokens != 0)
         if not prompt:
             raise ParameterError("The prompt is empty and the model has no begin-of-text token.")
-        kept = min(self.config.ctx_keep if keep is None else keep, self.ctx_size // 2)
+        kept = min(self.config.ctx_keep if keep is None else keep, (self.ctx_size - 1) // 2)
         sequence = Sequence(next(self._ids), list(prompt), params, score_prompt, keep=kept)
         if len(prompt) > limit:
             if not self._slides(sequence):

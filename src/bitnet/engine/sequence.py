@@ -78,7 +78,7 @@ class Sequence:
 
         What stays is a text like any other: positions count anew, and all after `keep` must be computed again.
         """
-        self.slid += len(self) - self.keep - max(1, (size - self.keep) // 2)
+        self.slid += len(self) - self.keep - (size - self.keep) // 2
         self.computed = min(self.computed, self.keep)
 
     def _text(self, start: int, end: int) -> list[int]:
