@@ -29,15 +29,17 @@ def note_slid(sequence: Sequence) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Rates in tokens per second, times in seconds, memory in bytes; None where nothing was measured.
-
-    drafted, accepted: guesses at tokens, and those that were right. slid: tokens that a full context let go.
-    """
+    """Rates in tokens per second, times in seconds, memory in bytes; None where nothing was measured."""
 
     prompt_tokens: int
     prompt_per_second: float | None
     generated_tokens: int
     generated_per_second: float | None
+    drafted: int  # guesses at tokens
+    accepted: int  # those that were right
+    acceptance: float | None
+    tokens_per_step: float | None
+    slid: int  # tokens that a full context let go
     time_to_first_token: float
     context_used: int
     context_size: int
@@ -45,11 +47,6 @@ class Report:
     isa: str
     threads: int
     finish_reason: str
-    drafted: int
-    accepted: int
-    acceptance: float | None
-    tokens_per_step: float | None
-    slid: int
 
     @classmethod
     def of(cls, model: BitNet, sequence: Sequence) -> Report:
@@ -60,6 +57,11 @@ class Report:
             rate(stats.prompt_tokens, stats.prompt_seconds),
             stats.generated_tokens,
             rate(stats.generated_tokens - 1, stats.generated_seconds),  # the first came with the prompt
+            stats.drafted,
+            stats.accepted,
+            stats.accepted / stats.drafted if stats.drafted else None,
+            stats.generated_tokens / stats.steps if stats.steps else None,
+            stats.slid,
             stats.prompt_seconds,
             len(sequence),
             model.llm.ctx_size,
@@ -67,11 +69,6 @@ class Report:
             isa,
             threads,
             stats.finish_reason,
-            stats.drafted,
-            stats.accepted,
-            stats.accepted / stats.drafted if stats.drafted else None,
-            stats.generated_tokens / stats.steps if stats.steps else None,
-            stats.slid,
         )
 
     def line(self) -> str:
@@ -79,11 +76,11 @@ class Report:
             (
                 f"prompt {self.prompt_tokens} @ {shown(self.prompt_per_second)} t/s",
                 f"generated {self.generated_tokens} @ {shown(self.generated_per_second)} t/s",
+                *self.guesses(),
                 f"TTFT {1000 * self.time_to_first_token:.0f} ms",
                 f"context {self.context_used}/{self.context_size}",
                 f"peak RSS {self.peak_rss / 2**20:.0f} MiB",
                 f"{self.isa}, {self.threads} thread{'s' * (self.threads != 1)}",
-                *self.guesses(),
             )
         )
 

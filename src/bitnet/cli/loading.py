@@ -34,8 +34,9 @@ def open_model(
         )
     finally:
         progress.clear()
-    if bitnet.llm.ctx_size < ctx_size != EngineConfig().ctx_size:
-        note(f"[The context is {bitnet.llm.ctx_size} tokens: this model takes no more.]")
+    longest = bitnet.llm.model.config.max_position_embeddings
+    if longest < ctx_size != EngineConfig().ctx_size:
+        note(f"[The context is {longest} tokens: this model takes no more.]")
     return bitnet
 
 

@@ -27,6 +27,11 @@ Head = Annotated[
         "--head", help='"screen" finds the likeliest tokens in a copy of the output head, exactly; "full"; "auto".'
     ),
 ]
+Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
+Force = Annotated[bool, typer.Option("--force", help="Load what seems too large for the memory; replace files.")]
+AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
+Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Draft = Annotated[
     str | None,
     typer.Option(
@@ -44,11 +49,6 @@ CtxOverflow = Annotated[
     ),
 ]
 CtxKeep = Annotated[int, typer.Option("--ctx-keep", min=0, help="First tokens that stay when the context slides.")]
-Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
-Force = Annotated[bool, typer.Option("--force", help="Load what seems too large for the memory; replace files.")]
-AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
-Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 # Spellings beside the field's own name.
 SPELLINGS = {

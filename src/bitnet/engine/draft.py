@@ -7,7 +7,7 @@ from typing import Protocol
 
 from bitnet.engine.sequence import Sequence
 
-LONGEST, SHORTEST = 4, 2  # tokens of the text's end that are looked up
+LONGEST, SHORTEST = 6, 2  # tokens of the text's end that are looked up
 
 
 class Drafter(Protocol):
@@ -30,7 +30,7 @@ class PromptLookup:
     (Prompt lookup decoding, https://github.com/apoorvumang/prompt-lookup-decoding.)
     """
 
-    pays = 0.3
+    pays = 0.25
 
     def __init__(self) -> None:
         self._indexes: dict[Sequence, NgramIndex] = {}
