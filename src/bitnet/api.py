@@ -12,8 +12,19 @@ from typing import Any, Literal, TypeVar, overload
 
 import bitnet.formats
 from bitnet import backends, models
-from bitnet.engine import LLM, EngineConfig, SamplingParams, Sequence, TokenLogprob
+from bitnet.engine import (
+    LLM,
+    Drafter,
+    DraftModel,
+    EngineConfig,
+    PromptLookup,
+    SamplingParams,
+    Sequence,
+    TokenLogprob,
+    check_vocabularies,
+)
 from bitnet.errors import BitNetError, ParameterError, UnsupportedError
+from bitnet.models import Decoder
 from bitnet.models.load import Progress
 from bitnet.tokenizer import ChatTemplate, Tokenizer, chat_template_for
 
@@ -28,13 +39,21 @@ def builtin_model() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Of one generation: counts of tokens, seconds from request to first token and from there to the last."""
+    """Of one generation: counts of tokens, seconds from request to first token and from there to the last.
+
+    steps: runs of the model that gave tokens. drafted: guesses at tokens, of which `accepted` were right. slid: tokens
+    that were dropped from a full context.
+    """
 
     prompt_tokens: int
     generated_tokens: int
     prompt_seconds: float
     generated_seconds: float
     finish_reason: str
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    slid: int = 0
 
     @classmethod
     def of(cls, sequence: Sequence) -> Stats:
@@ -45,6 +64,10 @@ class Stats:
             first - sequence.arrived,
             sequence.finished - first,
             sequence.finish_reason,
+            sequence.steps,
+            sequence.drafted,
+            sequence.accepted,
+            sequence.slid,
         )
 
 
@@ -52,8 +75,10 @@ class BitNet:
     """A ternary language model, opened from a GGUF file or a Hugging Face folder.
 
     model: a path, or nothing for the model that ships with the package. threads: 0 uses every processor this process
-    may use. backend: "cpu", or "reference" for the slow definition in NumPy. The remaining arguments are those of
-    EngineConfig: ctx_size, max_sequences, chunk, kv, head.
+    may use. backend: "cpu", or "reference" for the slow definition in NumPy. draft: guess at tokens and verify several
+    at once, which gives the same text in less time where the guesses are good: "lookup" guesses that the text repeats
+    itself, the path of a smaller model of the same vocabulary has that one guess. The remaining arguments are those of
+    EngineConfig: ctx_size, max_sequences, chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep.
 
     Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
     when the weights would not fit into memory (`force=True` tries all the same).
@@ -67,14 +92,16 @@ class BitNet:
         backend: str = "cpu",
         progress: Progress = lambda done, total: None,
         force: bool = False,
+        draft: str | Path | None = None,
         **engine: Any,
     ) -> None:
-        config = keyword_config(EngineConfig, engine, "threads, backend, progress, force, ")
+        config = keyword_config(EngineConfig, engine, "threads, backend, progress, force, draft, ")
         ops = backends.make(backend)
         if backend == "cpu":
             backends.set_threads(threads)
-        if not isinstance(model, (str, os.PathLike, type(None))) or model == "":
-            raise ParameterError(f"model is {model!r}; expected a path.")
+        for name, given in (("model", model), ("draft", draft)):
+            if not isinstance(given, (str, os.PathLike, type(None))) or given == "":
+                raise ParameterError(f"{name} is {given!r}; expected a path.")
         self.path = Path(model) if model is not None else builtin_model()
         with bitnet.formats.open(self.path) as checkpoint:
             self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
@@ -85,7 +112,8 @@ class BitNet:
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, "
                 f"the embedding {decoder.config.vocab_size} rows."
             )
-        self._llm: LLM | None = LLM(decoder, self.tokenizer, config)
+        drafter = None if draft is None else open_drafter(draft, decoder, self.tokenizer, config, progress, force)
+        self._llm: LLM | None = LLM(decoder, self.tokenizer, config, drafter)
         self.stats: Stats | None = None  # of the last generation
 
     @property
@@ -192,6 +220,18 @@ class BitNet:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def open_drafter(
+    draft: str | Path, model: Decoder, tokenizer: Tokenizer, config: EngineConfig, progress: Progress, force: bool
+) -> Drafter:
+    """What guesses at the tokens of `model`: PromptLookup, or the model in the file `draft`."""
+    if draft == "lookup":
+        return PromptLookup()
+    with bitnet.formats.open(Path(draft)) as checkpoint:
+        check_vocabularies(str(draft), Tokenizer.from_checkpoint(checkpoint), tokenizer)
+        smaller = models.load(checkpoint, model.ops, progress, force, config.head)
+    return DraftModel(smaller, config, model.config.vocab_size)
 
 
 def sampling_params(max_tokens: int | None, sampling: Mapping[str, Any]) -> SamplingParams:

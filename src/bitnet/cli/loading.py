@@ -5,18 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bitnet.api import BitNet
+from bitnet.cli.text import note
+from bitnet.engine import EngineConfig
 
 PATIENCE = 0.5  # seconds before a progress line appears
 
 
 def open_model(
-    model: Path | None, threads: int, ctx_size: int, kv: str, head: str, backend: str, force: bool
+    model: Path | None, threads: int, ctx_size: int, kv: str, head: str, backend: str, force: bool, **options: Any
 ) -> BitNet:
+    """options: further arguments of BitNet."""
     progress = Progress("loading")
     try:
-        return BitNet(
+        bitnet = BitNet(
             model,
             threads=threads,
             backend=backend,
@@ -26,9 +30,14 @@ def open_model(
             max_sequences=1,
             progress=progress,
             force=force,
+            **options,
         )
     finally:
         progress.clear()
+    longest = bitnet.llm.model.config.max_position_embeddings
+    if longest < ctx_size != EngineConfig().ctx_size:
+        note(f"[The context is {longest} tokens: this model takes no more.]")
+    return bitnet
 
 
 class StatusLine:

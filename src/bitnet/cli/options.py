@@ -32,6 +32,23 @@ Force = Annotated[bool, typer.Option("--force", help="Load what seems too large 
 AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
 Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="lookup|MODEL",
+        help="Guess at tokens, from repetitions in the text or with a smaller model; the answer stays the same.",
+    ),
+]
+DraftTokens = Annotated[int, typer.Option("--draft-tokens", min=1, help="Guesses in a step at most.")]
+CtxOverflow = Annotated[
+    str,
+    typer.Option(
+        "--ctx-overflow",
+        help='A full context: "error" ends the answer; "slide" lets go of what is between the first and latest tokens.',
+    ),
+]
+CtxKeep = Annotated[int, typer.Option("--ctx-keep", min=0, help="First tokens that stay when the context slides.")]
 
 # Spellings beside the field's own name.
 SPELLINGS = {
