@@ -122,10 +122,7 @@ def _type(source: SourceFile, raw: RawTensor, architecture: str) -> GGUFType:
 
 def _size(source: SourceFile, raw: RawTensor, kind: GGUFType) -> int:
     if not kind.divides(raw.shape):
-        raise FormatError(
-            f"{source.path}: {raw.name} is {raw.shape} in {kind.name}; "
-            f"its {'size' if kind.flat else 'row length'} must be a multiple of {kind.block}."
-        )
+        raise FormatError(f"{source.path}: {raw.name} is {raw.shape} in {kind.name}, which takes {kind.rule}.")
     return kind.size(raw.shape)
 
 
