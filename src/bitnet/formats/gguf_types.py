@@ -87,6 +87,13 @@ UNSIZED = {
     39: "TL2 (bitnet.cpp) or MXFP4 (llama.cpp)",
 }
 
+# What else the number of a ternary type has meant, where its size says that it is not that type.
+OTHER_MEANINGS = {
+    36: "It may be an IQ4_NL_4_4 tensor of an old llama.cpp.",
+    142: "It may be an IQ2_TN tensor of an old ik_llama.cpp.",
+    143: "It may be an IQ1_TN tensor of an old ik_llama.cpp.",
+}
+
 BY_ID = {each.id: each for each in _TYPES}
 BY_NAME = {each.name: each for each in _TYPES}
 READABLE = tuple(each.name for each in _TYPES if each.use)
