@@ -11,6 +11,7 @@ import numpy as np
 from bitnet.backends.base import Ops, Weight
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
+from bitnet.formats.gguf_types import TERNARY
 from bitnet.models.decoder import Config, Decoder, Shapes
 from bitnet.models.hyperparameters import read_config
 from bitnet.models.memory import check_memory, fits, resident_bytes, screen_bytes
@@ -20,7 +21,7 @@ from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 
 # `general.architecture` or `model_type` -> the file in this folder that defines it.
 ARCHITECTURES = {"bitnet": "bitnet", "bitnet-b1.58": "bitnet", "bitnet-25": "bitnet", "llama": "llama"}
-TERNARY_TYPES = ("packed", "I2_S", "TQ1_0", "TQ2_0")
+TERNARY_TYPES = ("packed", *TERNARY)
 HEADS = ("auto", "full", "screen")  # when to make a screen of the output head
 LEAST_SCREENED = 1 << 20  # bytes of a head below which "auto" makes none
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from bitnet.errors import ResourceError
 from bitnet.formats.checkpoint import TensorInfo
+from bitnet.quant.blocks import BLOCKS
 
 CGROUP = Path("/sys/fs/cgroup")
 GIB = 2**30
-DENSE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32}
+DENSE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32} | {
+    name: kind.nbytes / kind.weights for name, kind in BLOCKS.items()
+}
 
 
 def check_memory(path: Path, needed: int) -> None:
