@@ -52,8 +52,10 @@ class BitNet:
     """A ternary language model, opened from a GGUF file or a Hugging Face folder.
 
     model: a path, or nothing for the model that ships with the package. threads: 0 uses every processor this process
-    may use. backend: "cpu", or "reference" for the slow definition in NumPy. The remaining arguments are those of
-    EngineConfig: ctx_size, max_sequences, chunk, kv, head.
+    may use. backend: "cpu", or "reference" for the slow definition in NumPy. weights: how ternary weights are kept,
+    "2bit", "1.6bit", or what is faster here ("auto"). kernel: "i2_s" multiplies them; "tl1" and "tl2" look partial sums
+    up. The results are the same bits. The remaining arguments are those of EngineConfig: ctx_size, max_sequences, chunk,
+    kv, head.
 
     Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
     when the weights would not fit into memory (`force=True` tries all the same).
@@ -65,12 +67,14 @@ class BitNet:
         *,
         threads: int = 0,
         backend: str = "cpu",
+        weights: str = "auto",
+        kernel: str = "auto",
         progress: Progress = lambda done, total: None,
         force: bool = False,
         **engine: Any,
     ) -> None:
-        config = keyword_config(EngineConfig, engine, "threads, backend, progress, force, ")
-        ops = backends.make(backend)
+        config = keyword_config(EngineConfig, engine, "threads, backend, weights, kernel, progress, force, ")
+        ops = backends.make(backend, weights, kernel)
         if backend == "cpu":
             backends.set_threads(threads)
         if not isinstance(model, (str, os.PathLike, type(None))) or model == "":

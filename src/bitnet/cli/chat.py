@@ -16,7 +16,7 @@ from bitnet.cli.conversation import Conversation
 from bitnet.cli.generation import Report, stream
 from bitnet.cli.lines import Lines, Pipe, Terminal, read_turn
 from bitnet.cli.loading import open_model
-from bitnet.cli.options import KV, Backend, CtxSize, Force, Head, Model, Stats, Threads
+from bitnet.cli.options import KV, Backend, CtxSize, Force, Head, Kernel, Model, Stats, Threads, Weights
 from bitnet.cli.text import note, write
 from bitnet.engine import EngineConfig, SamplingParams
 from bitnet.errors import BitNetError
@@ -34,6 +34,8 @@ def command(
     kv: KV = ENGINE.kv,
     head: Head = ENGINE.head,
     backend: Backend = "cpu",
+    weights: Weights = "auto",
+    kernel: Kernel = "auto",
     force: Force = False,
     stats: Stats = False,
     **sampling: Any,
@@ -42,7 +44,7 @@ def command(
     conversation = Conversation.load(load) if load is not None else Conversation()
     if system:
         conversation.system = system
-    bitnet = open_model(model, threads, ctx_size, kv, head, backend, force)
+    bitnet = open_model(model, threads, ctx_size, kv, head, backend, weights, kernel, force)
     lines = Terminal(COMMANDS) if sys.stdin.isatty() and sys.stdout.isatty() else Pipe()
     if bitnet.chat_template.warning:
         note(bitnet.chat_template.warning)

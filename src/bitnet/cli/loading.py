@@ -12,7 +12,15 @@ PATIENCE = 0.5  # seconds before a progress line appears
 
 
 def open_model(
-    model: Path | None, threads: int, ctx_size: int, kv: str, head: str, backend: str, force: bool
+    model: Path | None,
+    threads: int,
+    ctx_size: int,
+    kv: str,
+    head: str,
+    backend: str,
+    weights: str,
+    kernel: str,
+    force: bool,
 ) -> BitNet:
     progress = Progress("loading")
     try:
@@ -20,6 +28,8 @@ def open_model(
             model,
             threads=threads,
             backend=backend,
+            weights=weights,
+            kernel=kernel,
             ctx_size=ctx_size,
             kv=kv,
             head=head,

@@ -12,7 +12,7 @@ import typer
 from bitnet.api import BitNet, sampling_params
 from bitnet.cli.generation import Report, stream
 from bitnet.cli.loading import open_model
-from bitnet.cli.options import KV, AsJson, Backend, CtxSize, Force, Head, Model, Stats, Threads
+from bitnet.cli.options import KV, AsJson, Backend, CtxSize, Force, Head, Kernel, Model, Stats, Threads, Weights
 from bitnet.cli.text import bold, note, printable, read_prompt, write
 from bitnet.engine import EngineConfig
 from bitnet.errors import ParameterError
@@ -31,6 +31,8 @@ def command(
     kv: KV = ENGINE.kv,
     head: Head = ENGINE.head,
     backend: Backend = "cpu",
+    weights: Weights = "auto",
+    kernel: Kernel = "auto",
     force: Force = False,
     as_json: AsJson = False,
     stats: Stats = True,
@@ -40,7 +42,7 @@ def command(
     text = read_prompt(prompt, file) or (OPENING if model is None and file is None else None)
     if text is None:
         raise ParameterError("There is no prompt.", 'Give one: bitnet run "Once upon a time"')
-    bitnet = open_model(model, threads, ctx_size, kv, head, backend, force)
+    bitnet = open_model(model, threads, ctx_size, kv, head, backend, weights, kernel, force)
     sequence = bitnet.llm.add_request(prompt_ids(bitnet, text, chat), params)
     if as_json:
         pieces: list[str] = []
