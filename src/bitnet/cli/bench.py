@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -32,6 +32,9 @@ def command(
     threads: Annotated[Numbers, typer.Option("--threads", "-t", help="Numbers of threads; 0: all allowed.")] = THREADS,
     repetitions: Annotated[int, typer.Option("--repetitions", "-r", min=1, help="Times to repeat each test.")] = 5,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Prompt tokens read in one step.")] = 512,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Compare the ternary kernels of every instruction set here, not a model.")
+    ] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="md, json, jsonl or csv.")] = "md",
     ctx_size: Annotated[int, typer.Option("--ctx-size", "--ctx", "-c", min=0, help="Refuse tests that need more.")] = 0,
     kv: KV = "f16",
@@ -51,6 +54,10 @@ def command(
 
     if output not in FORMATS:
         raise ParameterError(f"--output is {output!r}.", f"Known: {', '.join(FORMATS)}.")
+    if kernels:
+        for text in kernel_lines(output, whole(threads), repetitions):
+            print(text, flush=True)
+        return
     lengths = [(p, 0) for p in whole(n_prompt) if p] + [(0, n) for n in whole(n_gen) if n]
     tests = tuple(Test(p, n, depth) for depth, (p, n) in product(whole(n_depth), lengths))
     if not tests and write is None:
@@ -92,6 +99,21 @@ def results(checkpoint: Checkpoint, plan: Plan) -> Iterator[Result]:
             yield result
     finally:
         loading.clear()
+        status.clear()
+
+
+def kernel_lines(output: str, threads: list[int], samples: int) -> Iterator[str]:
+    """The comparison of kernels in the format asked for."""
+    from bitnet.bench.kernels import compare, markdown
+    from bitnet.bench.report import FORMATS
+
+    status = StatusLine()
+    formats: dict[str, Callable[..., Iterator[str]]] = {**FORMATS, "md": markdown}
+    try:
+        for text in formats[output](compare(threads, samples, status.show)):
+            status.clear()
+            yield text
+    finally:
         status.clear()
 
 
