@@ -75,10 +75,12 @@ class BitNet:
     """A ternary language model, opened from a GGUF file or a Hugging Face folder.
 
     model: a path, or nothing for the model that ships with the package. threads: 0 uses every processor this process
-    may use. backend: "cpu", or "reference" for the slow definition in NumPy. draft: guess at tokens and verify several
-    at once, which gives the same text in less time where the guesses are good: "lookup" guesses that the text repeats
-    itself, the path of a smaller model of the same vocabulary has that one guess. The remaining arguments are those of
-    EngineConfig: ctx_size, max_sequences, chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep.
+    may use. backend: "cpu", or "reference" for the slow definition in NumPy. weights: how ternary weights are kept,
+    "2bit", "1.6bit", or what is faster here ("auto"). kernel: "i2_s" multiplies them; "tl1" and "tl2" look partial sums
+    up. The results are the same bits. draft: guess at tokens and verify several at once, which gives the same text in
+    less time where the guesses are good: "lookup" guesses that the text repeats itself, the path of a smaller model of
+    the same vocabulary has that one guess. The remaining arguments are those of EngineConfig: ctx_size, max_sequences,
+    chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep.
 
     Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
     when the weights would not fit into memory (`force=True` tries all the same).
@@ -90,13 +92,15 @@ class BitNet:
         *,
         threads: int = 0,
         backend: str = "cpu",
+        weights: str = "auto",
+        kernel: str = "auto",
         progress: Progress = lambda done, total: None,
         force: bool = False,
         draft: str | Path | None = None,
         **engine: Any,
     ) -> None:
-        config = keyword_config(EngineConfig, engine, "threads, backend, progress, force, draft, ")
-        ops = backends.make(backend)
+        config = keyword_config(EngineConfig, engine, "threads, backend, weights, kernel, progress, force, draft, ")
+        ops = backends.make(backend, weights, kernel)
         if backend == "cpu":
             backends.set_threads(threads)
         for name, given in (("model", model), ("draft", draft)):

@@ -72,11 +72,13 @@ std::vector<int64_t> exact(const Codes& codes, const Codes& q, int64_t n, int64_
   return sums;
 }
 
+constexpr Packing kPackings[] = {Packing::T2, Packing::T5, Packing::TL1, Packing::TL2};
+
 void check_sums(const Codes& codes, const Codes& q, int64_t n, int64_t k) {
   const auto want = exact(codes, q, n, k);
   std::vector<int32_t> got(want.size());
-  for (const Density density : {Density::T2, Density::T5}) {
-    const TernaryWeight w(codes.data(), n, k, {1}, 0, false, density);
+  for (const Packing packing : kPackings) {
+    const TernaryWeight w(codes.data(), n, k, {1}, 0, false, packing);
     ternary_matmul({q.data(), static_cast<int64_t>(q.size()) / k, k}, w, got.data());
     for (size_t i = 0; i < want.size(); ++i) {
       if (got[i] == want[i]) continue;
@@ -92,9 +94,9 @@ void ternary_sums() {
   for (const auto& [n, k] : shapes) {
     const Codes codes = trits(n * k);
     for (const int64_t tokens : {1, 2, 3, 8, 17}) check_sums(codes, bytes(tokens * k), n, k);
-    for (const Density density : {Density::T2, Density::T5}) {
+    for (const Packing packing : kPackings) {
       Codes back(codes.size());
-      TernaryWeight(codes.data(), n, k, {1}, 0, false, density).codes(back.data());
+      TernaryWeight(codes.data(), n, k, {1}, 0, false, packing).codes(back.data());
       if (back != codes) std::printf("%s: packing lost codes\n", isa), std::exit(1);
     }
   }
@@ -112,12 +114,15 @@ void products() {
   const Codes codes = trits(n * k);
   for (const int64_t scales : {int64_t{1}, n, n * k / group})
     for (const int64_t tokens : {1, 2, 9}) {
-      const TernaryWeight w(codes.data(), n, k, floats(scales), scales > n ? group : 0, scales == n);
-      const Floats x = floats(tokens * k);
-      Floats y(static_cast<size_t>(tokens * n));
-      const Product product{&w, nullptr, y.data()};
-      linear(rows_of(x, tokens), &product, 1);
-      print("ternary linear " + std::to_string(scales) + " " + std::to_string(tokens), y);
+      const Floats s = floats(scales), x = floats(tokens * k);
+      for (const Packing packing : kPackings) {
+        if (scales > n && !takes_groups(packing)) continue;
+        const TernaryWeight w(codes.data(), n, k, s, scales > n ? group : 0, scales == n, packing);
+        Floats y(static_cast<size_t>(tokens * n));
+        const Product product{&w, nullptr, y.data()};
+        linear(rows_of(x, tokens), &product, 1);
+        print("ternary linear " + std::to_string(scales) + " " + std::to_string(tokens), y);
+      }
     }
   for (int d = 0; d < 4; ++d)
     for (const int64_t tokens : {1, 3, 9}) {

@@ -96,6 +96,13 @@ class Ops(ABC):
     name: str
     screens: bool = False  # whether add_screen does something
 
+    def settle(self, count: int, room: int) -> float:
+        """Decide how the ternary weights to come are kept: `count` of them, for which there are `room` bytes.
+
+        Returns the bits that a weight will take.
+        """
+        return 2.0
+
     @abstractmethod
     def put(self, tensor: Tensor) -> Weight:
         """Take a weight into the backend's own memory and layout."""

@@ -16,7 +16,21 @@ from bitnet.cli.conversation import Conversation
 from bitnet.cli.generation import Report, note_slid, stream
 from bitnet.cli.lines import Lines, Pipe, Terminal, read_turn
 from bitnet.cli.loading import open_model
-from bitnet.cli.options import KV, Backend, CtxOverflow, CtxSize, Draft, DraftTokens, Force, Head, Model, Stats, Threads
+from bitnet.cli.options import (
+    KV,
+    Backend,
+    CtxOverflow,
+    CtxSize,
+    Draft,
+    DraftTokens,
+    Force,
+    Head,
+    Kernel,
+    Model,
+    Stats,
+    Threads,
+    Weights,
+)
 from bitnet.cli.text import note, write
 from bitnet.engine import EngineConfig, SamplingParams
 from bitnet.errors import BitNetError
@@ -34,6 +48,8 @@ def command(
     kv: KV = ENGINE.kv,
     head: Head = ENGINE.head,
     backend: Backend = "cpu",
+    weights: Weights = "auto",
+    kernel: Kernel = "auto",
     force: Force = False,
     stats: Stats = False,
     draft: Draft = None,
@@ -45,8 +61,20 @@ def command(
     conversation = Conversation.load(load) if load is not None else Conversation()
     if system:
         conversation.system = system
-    options = {"draft": draft, "draft_tokens": draft_tokens, "ctx_overflow": ctx_overflow}
-    bitnet = open_model(model, threads, ctx_size, kv, head, backend, force, **options)
+    bitnet = open_model(
+        model,
+        threads=threads,
+        ctx_size=ctx_size,
+        kv=kv,
+        head=head,
+        backend=backend,
+        weights=weights,
+        kernel=kernel,
+        force=force,
+        draft=draft,
+        draft_tokens=draft_tokens,
+        ctx_overflow=ctx_overflow,
+    )
     lines = Terminal(COMMANDS) if sys.stdin.isatty() and sys.stdout.isatty() else Pipe()
     if bitnet.chat_template.warning:
         note(bitnet.chat_template.warning)

@@ -14,24 +14,11 @@ from bitnet.engine import EngineConfig
 PATIENCE = 0.5  # seconds before a progress line appears
 
 
-def open_model(
-    model: Path | None, threads: int, ctx_size: int, kv: str, head: str, backend: str, force: bool, **options: Any
-) -> BitNet:
+def open_model(model: Path | None, *, ctx_size: int, **options: Any) -> BitNet:
     """options: further arguments of BitNet."""
     progress = Progress("loading")
     try:
-        bitnet = BitNet(
-            model,
-            threads=threads,
-            backend=backend,
-            ctx_size=ctx_size,
-            kv=kv,
-            head=head,
-            max_sequences=1,
-            progress=progress,
-            force=force,
-            **options,
-        )
+        bitnet = BitNet(model, ctx_size=ctx_size, max_sequences=1, progress=progress, **options)
     finally:
         progress.clear()
     longest = bitnet.llm.model.config.max_position_embeddings

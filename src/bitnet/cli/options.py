@@ -28,6 +28,12 @@ Head = Annotated[
     ),
 ]
 Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
+Weights = Annotated[
+    str, typer.Option("--weights", help='Keep ternary weights at "2bit" or "1.6bit"; "auto": what is faster here.')
+]
+Kernel = Annotated[
+    str, typer.Option("--kernel", help='"i2_s" multiplies, "tl1" and "tl2" look up, with the same results; "auto".')
+]
 Force = Annotated[bool, typer.Option("--force", help="Load what seems too large for the memory; replace files.")]
 AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
 Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]

@@ -23,9 +23,11 @@ from bitnet.cli.options import (
     DraftTokens,
     Force,
     Head,
+    Kernel,
     Model,
     Stats,
     Threads,
+    Weights,
 )
 from bitnet.cli.text import bold, note, printable, read_prompt, write
 from bitnet.engine import EngineConfig
@@ -45,6 +47,8 @@ def command(
     kv: KV = ENGINE.kv,
     head: Head = ENGINE.head,
     backend: Backend = "cpu",
+    weights: Weights = "auto",
+    kernel: Kernel = "auto",
     force: Force = False,
     as_json: AsJson = False,
     stats: Stats = True,
@@ -58,8 +62,21 @@ def command(
     text = read_prompt(prompt, file) or (OPENING if model is None and file is None else None)
     if text is None:
         raise ParameterError("There is no prompt.", 'Give one: bitnet run "Once upon a time"')
-    options = {"draft": draft, "draft_tokens": draft_tokens, "ctx_overflow": ctx_overflow, "ctx_keep": ctx_keep}
-    bitnet = open_model(model, threads, ctx_size, kv, head, backend, force, **options)
+    bitnet = open_model(
+        model,
+        threads=threads,
+        ctx_size=ctx_size,
+        kv=kv,
+        head=head,
+        backend=backend,
+        weights=weights,
+        kernel=kernel,
+        force=force,
+        draft=draft,
+        draft_tokens=draft_tokens,
+        ctx_overflow=ctx_overflow,
+        ctx_keep=ctx_keep,
+    )
     sequence = bitnet.llm.add_request(prompt_ids(bitnet, text, chat), params)
     if as_json:
         pieces: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.formats.gguf_types import TERNARY
 from bitnet.models.decoder import Config, Decoder, Shapes
 from bitnet.models.hyperparameters import read_config
-from bitnet.models.memory import check_memory, fits, resident_bytes, screen_bytes
+from bitnet.models.memory import check_memory, fits, resident_bytes, room_beside, screen_bytes
 from bitnet.models.names import IGNORED, spellings
 from bitnet.quant.rules import exact_ternary, ternarize
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
@@ -70,7 +71,9 @@ def load(
     found = resolve(checkpoint, shapes)
     ternary = ternary_names(checkpoint, found)
     infos = checkpoint.tensors()
-    needed = sum(resident_bytes(infos[spelled], name in ternary) for name, spelled in found.items())
+    needed = sum(resident_bytes(infos[spelled], False) for name, spelled in found.items() if name not in ternary)
+    bits = ops.settle(sum(prod(infos[found[name]].shape) for name in ternary), room_beside(needed))
+    needed += sum(resident_bytes(infos[found[name]], True, bits) for name in ternary)
     head_name = "lm_head" if "lm_head" in found else "embed_tokens"
     screened = ops.screens and head_name not in ternary and wants_screen(infos[found[head_name]], head, needed)
     if not force:
