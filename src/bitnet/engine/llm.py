@@ -110,7 +110,8 @@ class LLM:
         limit = self.ctx_size - (params.max_tokens != 0)
         if not prompt:
             raise ParameterError("The prompt is empty and the model has no begin-of-text token.")
-        kept = min(self.config.ctx_keep if keep is None else keep, (self.ctx_size - 1) // 2)
+        keep = self.config.ctx_keep if keep is None else max(0, keep)
+        kept = min(keep, (self.ctx_size - 1) // 2)  # or nothing could slide
         sequence = Sequence(next(self._ids), list(prompt), params, score_prompt, keep=kept)
         if len(prompt) > limit:
             if not self._slides(sequence):
