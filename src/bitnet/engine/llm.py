@@ -115,7 +115,7 @@ class LLM:
         sequence = Sequence(next(self._ids), list(prompt), params, score_prompt, keep=kept)
         if len(prompt) > limit:
             if not self._slides(sequence):
-                raise self._too_long(len(prompt))
+                raise self._too_long(sequence)
             sequence.slide(self.ctx_size)
         vocabulary = self.model.config.vocab_size
         if not all(0 <= token < vocabulary for token in prompt):
@@ -125,12 +125,13 @@ class LLM:
             self.scheduler.add(sequence)
         return sequence
 
-    def _too_long(self, count: int) -> ContextError:
+    def _too_long(self, sequence: Sequence) -> ContextError:
         longest = self.model.config.max_position_embeddings
-        way = f"raise --ctx-size (this model takes {longest})" if self.ctx_size < longest else "take another model"
+        larger = f", or raise --ctx-size: this model takes {longest}" if self.ctx_size < longest else ""
+        slide = "" if sequence.score_prompt else ". With --ctx-overflow slide it loses its middle"
         return ContextError(
-            f"The prompt has {count} tokens; the context holds {self.ctx_size}.",
-            f"Shorten the prompt, {way}, or let go of its middle: --ctx-overflow slide",
+            f"The prompt has {len(sequence.prompt)} tokens; the context holds {self.ctx_size}.",
+            f"Shorten the prompt{larger}{slide}.",
         )
 
     def abort(self, sequence: Sequence) -> None:
