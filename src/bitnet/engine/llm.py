@@ -39,7 +39,7 @@ class EngineConfig:
     chunk: int = 512
     kv: str = "f16"
     head: str = "auto"
-    draft_tokens: int = 4
+    draft_tokens: int = 3
     ctx_overflow: str = "error"
     ctx_keep: int = 4
     kv_blocks: int = field(default=0, metadata={"help": "blocks of the cache; 0: enough for every sequence"})
