@@ -128,9 +128,7 @@ def test_without_it_a_full_context_is_the_end_and_the_error_names_the_ways_out(m
     with pytest.raises(ContextError) as caught:
         llm.add_request(PROMPT, SamplingParams())
     assert "100 tokens; the context holds 32" in caught.value.message
-    assert (
-        "raise --ctx-size (this model takes 256)" in caught.value.hint and "--ctx-overflow slide" in caught.value.hint
-    )
+    assert "raise --ctx-size: this model takes 256" in caught.value.hint and "--ctx-overflow slide" in caught.value.hint
 
 
 def test_the_models_own_maximum_is_not_to_be_raised(model: Decoder) -> None:

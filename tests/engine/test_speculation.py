@@ -295,6 +295,24 @@ def test_a_text_that_repeats_itself_is_guessed_from_the_prompt() -> None:
     assert found.accepted == found.drafted > 2 * len(line)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4), st.integers(1, 5)), min_size=2, max_size=5),
+    data=st.data(),
+)
+def test_a_draft_model_guesses_what_it_would_say_itself(steps: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    """Whatever became of the guesses before: some were right, then other tokens came, unasked for if several."""
+    drafter = DraftModel(model(), EngineConfig(ctx_size=CONTEXT, kv="f32", chunk=64), 272)
+    sequences = [Sequence(i, list(prompt), SamplingParams()) for i, prompt in enumerate(PROMPTS[:3])]
+    for count, right, others in steps:
+        asked = data.draw(st.lists(st.sampled_from(sequences), min_size=1, unique_by=id))
+        found = drafter.propose(dict.fromkeys(asked, count))
+        for sequence in asked:
+            context = sequence.tokens(0, len(sequence))
+            assert found[sequence] == tiny.greedy(model(), context, count)
+            sequence.output += [*found[sequence][:right], *[200] * others]
+
+
 def test_a_drafter_forgets_what_has_ended() -> None:
     lookup, twins = PromptLookup(), DraftModel(model(1), EngineConfig(ctx_size=CONTEXT), 272)
     for drafter in (lookup, twins):

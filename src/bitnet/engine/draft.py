@@ -30,7 +30,7 @@ class PromptLookup:
     (Prompt lookup decoding, https://github.com/apoorvumang/prompt-lookup-decoding.)
     """
 
-    pays = 0.25
+    pays = 1 / 3
 
     def __init__(self) -> None:
         self._indexes: dict[Sequence, NgramIndex] = {}

@@ -28,7 +28,7 @@ class DraftModel:
 
     def __init__(self, model: Decoder, config: EngineConfig, vocab_size: int) -> None:
         self.ctx_size, blocks = config.sizes(model.config.max_position_embeddings)
-        self.chunk, self.vocab_size = config.chunk, vocab_size
+        self.chunk, self.vocab_size = max(config.chunk, config.max_sequences), vocab_size
         self.runner, self.pool = Runner(model, blocks, config.kv, config.head), BlockPool(blocks)
         self._twins: dict[Sequence, Sequence] = {}
 

@@ -39,7 +39,7 @@ class EngineConfig:
     chunk: int = 512
     kv: str = "f16"
     head: str = "auto"
-    draft_tokens: int = 4
+    draft_tokens: int = 3
     ctx_overflow: str = "error"
     ctx_keep: int = 4
     kv_blocks: int = field(default=0, metadata={"help": "blocks of the cache; 0: enough for every sequence"})
@@ -110,11 +110,12 @@ class LLM:
         limit = self.ctx_size - (params.max_tokens != 0)
         if not prompt:
             raise ParameterError("The prompt is empty and the model has no begin-of-text token.")
-        kept = min(self.config.ctx_keep if keep is None else keep, (self.ctx_size - 1) // 2)
+        keep = self.config.ctx_keep if keep is None else max(0, keep)
+        kept = min(keep, (self.ctx_size - 1) // 2)  # or nothing could slide
         sequence = Sequence(next(self._ids), list(prompt), params, score_prompt, keep=kept)
         if len(prompt) > limit:
             if not self._slides(sequence):
-                raise self._too_long(len(prompt))
+                raise self._too_long(sequence)
             sequence.slide(self.ctx_size)
         vocabulary = self.model.config.vocab_size
         if not all(0 <= token < vocabulary for token in prompt):
@@ -124,12 +125,13 @@ class LLM:
             self.scheduler.add(sequence)
         return sequence
 
-    def _too_long(self, count: int) -> ContextError:
+    def _too_long(self, sequence: Sequence) -> ContextError:
         longest = self.model.config.max_position_embeddings
-        way = f"raise --ctx-size (this model takes {longest})" if self.ctx_size < longest else "take another model"
+        larger = f", or raise --ctx-size: this model takes {longest}" if self.ctx_size < longest else ""
+        slide = "" if sequence.score_prompt else ". With --ctx-overflow slide it loses its middle"
         return ContextError(
-            f"The prompt has {count} tokens; the context holds {self.ctx_size}.",
-            f"Shorten the prompt, {way}, or let go of its middle: --ctx-overflow slide",
+            f"The prompt has {len(sequence.prompt)} tokens; the context holds {self.ctx_size}.",
+            f"Shorten the prompt{larger}{slide}.",
         )
 
     def abort(self, sequence: Sequence) -> None:

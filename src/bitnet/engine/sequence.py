@@ -74,7 +74,7 @@ class Sequence:
         return kept + self._text(max(start, self.keep) + self.slid, end + self.slid)
 
     def slide(self, size: int) -> None:
-        """Make room in a context of `size`: the first `keep` tokens stay, and the latest half of the others' share.
+        """Make room in a context of `size`: the first `keep` tokens stay, and the latest that fill half of the rest.
 
         What stays is a text like any other: positions count anew, and all after `keep` must be computed again.
         """
