@@ -175,18 +175,18 @@ class Free {
 };
 constexpr int64_t kHeavy = INT64_MAX;
 
+constexpr const char* kDTypeNames[kDTypes] = {"F32",  "F16",  "BF16", "Q8_0", "Q4_0",
+                                              "Q5_0", "Q3_K", "Q4_K", "Q5_K", "Q6_K"};
+
 DType dtype_of(const std::string& name) {
-  if (name == "F32") return DType::F32;
-  if (name == "F16") return DType::F16;
-  if (name == "BF16") return DType::BF16;
-  if (name == "Q8_0") return DType::Q8_0;
-  fail("dtype is \"" + name + "\"; it must be \"F32\", \"F16\", \"BF16\" or \"Q8_0\".");
+  for (int i = 0; i < kDTypes; ++i)
+    if (name == kDTypeNames[i]) return static_cast<DType>(i);
+  std::string known;
+  for (const char* each : kDTypeNames) known += (known.empty() ? "\"" : ", \"") + std::string(each) + "\"";
+  fail("dtype is \"" + name + "\"; it must be one of " + known + ".");
 }
 
-const char* dtype_name(DType dtype) {
-  constexpr const char* names[] = {"F32", "F16", "BF16", "Q8_0"};
-  return names[static_cast<int>(dtype)];
-}
+const char* dtype_name(DType dtype) { return kDTypeNames[static_cast<int>(dtype)]; }
 
 Activation activation_of(const std::string& name) {
   if (name == "silu") return Activation::Silu;
@@ -253,12 +253,17 @@ TernaryWeight zero_ternary(int64_t n, int64_t k, const std::string& packing_text
 
 void make_dense(DenseWeight* self, Any data, const std::string& dtype_text, nb::object scales_in) {
   const DType dtype = dtype_of(dtype_text);
-  constexpr int types[] = {NPY_FLOAT, NPY_HALF, NPY_UINT16, NPY_INT8};
-  constexpr const char* names[] = {"float32", "float16", "uint16", "int8"};
-  PyArrayObject* array = checked(data.object, types[static_cast<int>(dtype)], "data", names[static_cast<int>(dtype)]);
+  constexpr int types[] = {NPY_FLOAT, NPY_HALF, NPY_UINT16, NPY_INT8, NPY_UINT8};  // the last for all types of blocks
+  constexpr const char* names[] = {"float32", "float16", "uint16", "int8", "uint8"};
+  const int kind = std::min(static_cast<int>(dtype), 4), block = block_columns(dtype);
+  PyArrayObject* array = checked(data.object, types[kind], "data", names[kind]);
   if (PyArray_NDIM(array) != 2)
     fail("data has " + std::to_string(PyArray_NDIM(array)) + " dimensions; it must have 2.");
-  const int64_t n = PyArray_DIM(array, 0), k = PyArray_DIM(array, 1);
+  const int64_t n = PyArray_DIM(array, 0), row = PyArray_DIM(array, 1);
+  if (block && row % block_bytes(dtype))
+    fail("rows of " + std::to_string(row) + " bytes are no whole blocks of " + dtype_text + ", which take " +
+         std::to_string(block_bytes(dtype)) + ".");
+  const int64_t k = block ? row / block_bytes(dtype) * block : row;
   const uint16_t* scales = nullptr;
   if (dtype == DType::Q8_0) {
     if (scales_in.is_none()) fail("Q8_0 needs scales: float16 (n, k / 32).");

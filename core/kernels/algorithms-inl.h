@@ -2,6 +2,7 @@
 // other.
 // clang-format off
 #include "kernels/elementwise-inl.h"
+#include "kernels/blocks-inl.h"
 #include "kernels/dense-inl.h"
 #include "kernels/lookup-inl.h"
 #include "kernels/ternary-inl.h"

@@ -55,7 +55,16 @@ constexpr int kSegmentPositions = 256;
 constexpr int kSegmentPages = kSegmentPositions / kPagePositions;
 constexpr int kQ8Block = 32;  // weights that share a scale in Q8_0
 
-enum class DType : int32_t { F32, F16, BF16, Q8_0 };
+enum class DType : int32_t { F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q3_K, Q4_K, Q5_K, Q6_K };
+constexpr int kDTypes = 10;
+
+// Types whose rows are blocks of so many columns and bytes, read as files store them (blocks-inl.h); 0 for the others.
+constexpr int block_columns(DType d) { return d < DType::Q4_0 ? 0 : d < DType::Q3_K ? 32 : 256; }
+constexpr int block_bytes(DType d) {
+  constexpr int bytes[kDTypes] = {0, 0, 0, 0, 18, 22, 110, 144, 176, 210};
+  return bytes[(int)d];
+}
+
 enum class Activation : int32_t { Silu, Relu2, Gelu };
 
 // out = weights x panel, exactly. Without scales: int32. With group_scales: the float sum over groups, in ascending

@@ -30,7 +30,11 @@ constexpr std::array<uint8_t, 81> kTernaryBytes = [] {
   return bytes;
 }();
 
-int64_t dtype_bytes(DType dtype) { return dtype == DType::F32 ? 4 : dtype == DType::Q8_0 ? 1 : 2; }
+// Bytes of k columns as they are given, without the scales of Q8_0.
+int64_t given_bytes(DType dtype, int64_t k) {
+  if (block_columns(dtype)) return k / block_columns(dtype) * block_bytes(dtype);
+  return k * (dtype == DType::F32 ? 4 : dtype == DType::Q8_0 ? 1 : 2);
+}
 
 // Rows of one parallel chunk, so that it moves about 1 MB.
 int64_t chunk_rows(int64_t row_bytes) { return std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, row_bytes)); }
@@ -147,19 +151,20 @@ float TernaryWeight::scale_of(int64_t row, int64_t column) const {
 
 DenseWeight::DenseWeight(int64_t n, int64_t k, DType dtype) : n(n), k(k), dtype(dtype) {
   check_shape(n, k);
-  if (dtype == DType::Q8_0 && k % kQ8Block)
-    throw std::invalid_argument("a Q8_0 matrix with rows of " + std::to_string(k) +
-                                " columns: they must be a multiple of 32.");
+  const int block = dtype == DType::Q8_0 ? kQ8Block : block_columns(dtype);
+  if (block && k % block)
+    throw std::invalid_argument("a matrix with rows of " + std::to_string(k) + " columns in blocks of " +
+                                std::to_string(block) + ": they must be a multiple of it.");
   // A row of Q8_0 is its codes and then its scales, so that one stream carries both.
-  row_bytes_ = dtype == DType::Q8_0 ? round_up(k + k / kQ8Block * 2, 64) : columns() * dtype_bytes(dtype);
+  row_bytes_ = dtype == DType::Q8_0 ? round_up(k + k / kQ8Block * 2, 64) : given_bytes(dtype, columns());
   buffer_ = allocate_weights(static_cast<size_t>(n * row_bytes_));
 }
 
-int64_t DenseWeight::columns() const { return round_up(k, dtype == DType::Q8_0 ? kQ8Block : kLanes); }
+int64_t DenseWeight::columns() const { return round_up(k, dtype == DType::Q8_0 ? kQ8Block : kLanes); }  // blocks: k
 
 DenseWeight::DenseWeight(const void* data, int64_t n, int64_t k, DType dtype, const uint16_t* scales)
     : DenseWeight(n, k, dtype) {
-  const size_t bytes = static_cast<size_t>(k * dtype_bytes(dtype));
+  const size_t bytes = static_cast<size_t>(given_bytes(dtype, k));
   const int64_t step = chunk_rows(row_bytes_);
   parallel_for(ceil_div(n, step), [&](int64_t chunk) {
     for (int64_t r = chunk * step; r < std::min(n, (chunk + 1) * step); ++r) {
@@ -172,6 +177,7 @@ DenseWeight::DenseWeight(const void* data, int64_t n, int64_t k, DType dtype, co
 }
 
 DenseWeight DenseWeight::random(int64_t n, int64_t k, DType dtype, uint64_t seed, float scale) {
+  if (block_columns(dtype)) throw std::invalid_argument("random weights are F32, F16, BF16 or Q8_0.");
   DenseWeight w(n, k, dtype);
   const Kernels& kernel = kernels();
   const int64_t step = chunk_rows(w.row_bytes_);

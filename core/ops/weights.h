@@ -49,10 +49,11 @@ class TernaryWeight {
 
 class DenseWeight {
  public:
-  // data (n, k): float, uint16_t bits of f16 or bf16, or int8_t codes of Q8_0 with f16 scales (n, k / 32).
+  // data (n, k): float, uint16_t bits of f16 or bf16, or int8_t codes of Q8_0 with f16 scales (n, k / 32); or rows of
+  // blocks as files store them.
   DenseWeight(const void* data, int64_t n, int64_t k, DType dtype, const uint16_t* scales);
 
-  // Uniform in [-scale, scale): the same values for the same seed on every machine.
+  // Uniform in [-scale, scale): the same values for the same seed on every machine. Not for types of blocks.
   static DenseWeight random(int64_t n, int64_t k, DType dtype, uint64_t seed, float scale);
 
   int64_t n, k;

@@ -1,5 +1,7 @@
 """Every tensor type that holds blocks: there and back for any shape, and what is not sound refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,9 +12,11 @@ from bitnet.errors import FormatError, ParameterError, UnsupportedError
 from bitnet.formats import TensorSpec, write_gguf
 from bitnet.formats.gguf_codecs import decode, encode
 from bitnet.formats.gguf_types import BY_ID, BY_NAME, READABLE, TERNARY, WRITABLE
+from bitnet.quant.block_encoders import ENCODERS
 from bitnet.quant.blocks import BLOCKS, pack_scales, unpack_scales
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
 
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "tensor_types.npz")
 BLOCKED = [name for name in TERNARY if name in WRITABLE and name != "I2_S"]
 PER_ROW = ("IQ1_BN", "IQ2_BN", "IQ2_BN_R4")
 
@@ -201,3 +205,56 @@ def test_scales_of_six_bits_come_back(seed):
     scales, minima = np.random.default_rng(seed).integers(0, 64, (2, 5, 8)).astype(np.uint8)
     back = unpack_scales(pack_scales(scales, minima))
     assert (back[0] == scales).all() and (back[1] == minima).all()
+
+
+# Writing Q4_K and Q6_K.
+
+ENCODED = sorted(ENCODERS)
+# Root of the mean square error, relative, on normal weights: what llama.cpp's own encoder reaches on these rows.
+LLAMA_CPP = {"Q4_K": 0.0711, "Q6_K": 0.01771}
+
+
+@pytest.mark.parametrize("dtype", ENCODED)
+def test_the_error_is_not_larger_than_llama_cpps(dtype):
+    values = np.random.default_rng(0).standard_normal((64, 2560)).astype(np.float32)
+    back = decode(encode(DenseTensor(values), dtype), values.shape, dtype).dequantize()
+    assert np.sqrt(np.square(back - values).mean() / np.square(values).mean()) <= LLAMA_CPP[dtype]
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("Q4_K", 0.01), ("Q6_K", 0.001)])
+def test_the_error_on_llama_cpps_own_values_is_small(dtype, error):
+    """Values that the type can hold come back but for another choice of `d` and of the parts' minima."""
+    values = GOLDEN[f"{dtype}.values"]
+    back = decode(encode(DenseTensor(values), dtype), values.shape, dtype).dequantize()
+    assert np.sqrt(np.square(back - values).mean() / np.square(values).mean()) < error
+    assert (back[values == 0] == 0).mean() > 0.99
+
+
+@pytest.mark.parametrize("dtype", ENCODED)
+@given(rows=st.integers(1, 3), blocks=st.integers(1, 3), seed=st.integers(0, 2**32 - 1), power=st.integers(-6, 4))
+def test_an_error_is_bounded_by_the_range_of_its_part(dtype, rows, blocks, seed, power):
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal((rows, 256 * blocks)) * 10.0**power * rng.choice([0, 0.1, 1], (rows, 1))
+    values = values.astype(np.float32)
+    back = decode(encode(DenseTensor(values), dtype), values.shape, dtype).dequantize()
+    range_of = np.abs(values).reshape(rows, blocks, 256).max(axis=2)
+    steps = {"Q4_K": 15, "Q6_K": 32}[dtype]
+    # A step of the widest part, a rounding of the parts' scales, and what float16 cannot hold of a tiny d.
+    bound = 2 * range_of / steps + 2e-5 + np.where(range_of > 1e-3, 0, range_of)
+    assert (np.abs(back - values).reshape(rows, blocks, 256).max(axis=2) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", ENCODED)
+def test_values_in_the_type_are_copied(dtype):
+    data = random_rows(np.random.default_rng(0), dtype, 3, 2)
+    tensor = decode(data.reshape(-1), (3, 512), dtype)
+    assert (encode(tensor, dtype) == data.reshape(-1)).all()
+
+
+@pytest.mark.parametrize("dtype", ENCODED)
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e7])
+def test_what_cannot_be_stored_is_refused(dtype, value):
+    values = np.zeros((2, 256), np.float32)
+    values[1, 3] = value
+    with pytest.raises(ParameterError, match="cannot store"):
+        encode(DenseTensor(values), dtype)

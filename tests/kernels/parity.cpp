@@ -136,6 +136,20 @@ void products() {
       print("dense linear " + std::to_string(d) + " " + std::to_string(tokens), y);
       print("embed " + std::to_string(d), row);
     }
+  for (int d = 4; d < kDTypes; ++d) {
+    const DType dtype = static_cast<DType>(d);
+    const int64_t columns = 512, bytes = columns / block_columns(dtype) * block_bytes(dtype);
+    std::vector<uint8_t> blocks(static_cast<size_t>(n * bytes));
+    for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = (i * i + 7 * i) >> 3 & 0x3b;  // no half is infinite
+    const DenseWeight w(blocks.data(), n, columns, dtype, nullptr);
+    for (const int64_t tokens : {1, 9}) {
+      const Floats x = floats(tokens * columns);
+      Floats y(static_cast<size_t>(tokens * n));
+      const Product product{nullptr, &w, y.data()};
+      linear(rows_of(x, tokens), &product, 1);
+      print("blocks linear " + std::to_string(d) + " " + std::to_string(tokens), y);
+    }
+  }
 }
 
 void half_floats() {

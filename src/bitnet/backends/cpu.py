@@ -14,7 +14,6 @@ from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
 from bitnet.backends.packing import BITS, GROUPED, settled
 from bitnet.backends.plan import Plan
 from bitnet.errors import ParameterError
-from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import Tensor, TernaryTensor
 
 Floats = NDArray[np.float32]
@@ -49,8 +48,6 @@ class CPU(Ops):
             return _core.TernaryWeight(tensor.codes, tensor.scales, packing)
         if len(tensor.shape) == 1:
             return tensor.dequantize()
-        if tensor.dtype in BLOCKS:
-            return _core.DenseWeight(tensor.dequantize())
         return _core.DenseWeight(tensor.data, tensor.dtype, tensor.scales)
 
     def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> _core.KVCache:

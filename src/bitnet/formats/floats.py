@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet.errors import FormatError, ParameterError
+from bitnet.quant import block_encoders
 from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import Array, DenseTensor, Tensor, TernaryTensor
 
@@ -50,6 +51,18 @@ def decode_blocks(data: Bytes, shape: tuple[int, ...], dtype: str) -> DenseTenso
     if not np.isfinite(BLOCKS[dtype].scales(data)).all():
         raise FormatError("has a block whose scale is not a finite number.")
     return DenseTensor(data.reshape(*shape[:-1], -1), dtype)
+
+
+def encode_blocks(tensor: Tensor, dtype: str) -> Bytes:
+    """The values as `dtype`, "Q4_K" or "Q6_K"; those that are in it already are not touched."""
+    if isinstance(tensor, DenseTensor) and tensor.dtype == dtype:
+        return _bytes(tensor.data)
+    kind = BLOCKS[dtype]
+    data = np.empty(prod(tensor.shape) // kind.weights * kind.nbytes, np.uint8)
+    into = data.reshape(prod(tensor.shape[:-1]), -1)
+    for rows, values in _float_rows(tensor):
+        into[rows] = block_encoders.encode(dtype, values)
+    return data
 
 
 def encode_q8_0(tensor: Tensor) -> Bytes:

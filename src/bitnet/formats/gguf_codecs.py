@@ -69,6 +69,8 @@ def encode(tensor: Tensor, dtype: str) -> Bytes:
         return floats.encode_plain(tensor, dtype)
     if dtype == "Q8_0":
         return floats.encode_q8_0(tensor)
+    if dtype in BLOCKS:
+        return floats.encode_blocks(tensor, dtype)
     if not isinstance(tensor, TernaryTensor):
         raise ParameterError(f"{dtype} stores ternary tensors; this one is {tensor.dtype}.", "Ternarise it first.")
     if dtype == "I2_S":
