@@ -106,6 +106,7 @@ BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks
 
 // clang-format off
 #include "kernels/avx2/screen-inl.h"
+#include "kernels/avx2/cells-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on
 

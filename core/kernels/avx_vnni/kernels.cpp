@@ -96,6 +96,7 @@ BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks
 
 // clang-format off
 #include "kernels/avx_vnni/screen-inl.h"
+#include "kernels/avx_vnni/cells-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on
 
