@@ -124,8 +124,9 @@ BITNET_INLINE void weigh_rows(const AttentionTask& task, int64_t row, const uint
   }
 }
 
-// Scores to exp(score - max), in place; scores beyond the last position become 0.
-BITNET_INLINE void soften(float* scores, int64_t count, float* max, float* sum) {
+// Scores to exp(score - max), in place and as `use` changes them; scores beyond the last position become 0.
+template <class Use>
+BITNET_INLINE void soften(float* scores, int64_t count, float* max, float* sum, Use use) {
   for (int64_t i = count; i % kLanes; ++i) scores[i] = -__builtin_inff();
   F32x16 top = load(scores);
   for (int64_t i = kLanes; i < count; i += kLanes) top = larger(top, load(scores + i));
@@ -133,7 +134,7 @@ BITNET_INLINE void soften(float* scores, int64_t count, float* max, float* sum) 
   F32x16 total = fill(0.0f);
   for (int64_t i = 0; i < count; i += kLanes) {
     const F32x16 e = exponential(load(scores + i) - fill(*max));
-    store(scores + i, e);
+    store(scores + i, use(i, e));
     total = total + e;
   }
   *sum = fold_sum(total);
@@ -200,7 +201,8 @@ void attend_floats(const AttentionTask& task) {
   const int64_t pages = (task.counts[task.rows - 1] + kPagePositions - 1) / kPagePositions;
   attend_pages<true>(task, task.pages, pages);
   for (int64_t r = 0; r < task.rows; ++r)
-    soften(task.scores + r * kSegmentPositions, task.counts[r], task.max + r, task.sum + r);
+    soften(task.scores + r * kSegmentPositions, task.counts[r], task.max + r, task.sum + r,
+           [](int64_t, F32x16 e) __attribute__((always_inline)) { return e; });
   __builtin_memset(task.out, 0, (size_t)(task.rows * task.head_dim) * 4);
   attend_pages<false>(task, task.pages + pages, pages);
 }

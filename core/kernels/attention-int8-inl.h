@@ -7,46 +7,44 @@
 // Rows of 16-bit codes, each with its step and the sum of its codes.
 struct CodedRows {
   uint8_t* codes;
-  int64_t stride;  // bytes from row to row
   float* steps;
   int32_t* totals;
 
-  CodedRows from(int64_t row) const { return {codes + row * stride, stride, steps + row, totals + row}; }
+  CodedRows from(int64_t row) const { return {codes + row * kCodedRowBytes, steps + row, totals + row}; }
 };
 
 BITNET_INLINE const float* scales_of(const uint8_t* page, int64_t head_dim) {
   return (const float*)(page + cells(head_dim) * kCellBytes);
 }
 
-// Row r of `to` from `count` floats, of which `most` is the largest magnitude. A row that is not finite becomes zeros
-// with a step that is not a number; one of tiny numbers becomes zeros.
-BITNET_INLINE void encode_row(const float* x, int64_t count, float most, bool finite, const CodedRows& to, int64_t r) {
-  const bool coded = finite && most >= 1e-30f;
-  to.steps[r] = coded ? most / kMostCode : finite ? 0.0f : __builtin_nanf("");
-  to.totals[r] = 0;
-  uint8_t* codes = to.codes + r * to.stride;
-  if (!coded) return (void)__builtin_memset(codes, 0, (size_t)(cells(count) * 2 * kLanes));
-  const F32x16 inverse = fill(kMostCode / most), rounder = fill(kRounder);
+// Row r of `to` from `count` floats, of which `most` is the largest magnitude. Tiny numbers become zeros, and a row that
+// is not finite zeros with a step that is not a number.
+BITNET_INLINE void encode_row(const float* x, int64_t count, float most, const CodedRows& to, int64_t r) {
+  const bool tiny = most < 1e-30f;
+  const F32x16 inverse = fill(tiny ? 0.0f : kMostCode / most), rounder = fill(kRounder);
+  uint8_t* codes = to.codes + r * kCodedRowBytes;
   F32x16 total = fill(0.0f);
-  for (int64_t i = 0; i < count; i += kLanes, codes += 2 * kLanes) {
+  for (int64_t i = 0; i < count; i += kLanes) {
     const F32x16 v = count - i < kLanes ? load_part(x + i, count - i) : load(x + i), code = v * inverse + rounder;
-    encode_codes(codes, bits(code) - bits(rounder));
+    encode_codes(codes + 2 * i, bits(code));
     total = total + (code - rounder);  // below 2^24: exact
   }
-  to.totals[r] = (int32_t)fold_sum(total);
+  const float sum = fold_sum(total);
+  to.steps[r] = tiny ? 0.0f : most / kMostCode;
+  to.totals[r] = sum == sum ? (int32_t)sum : 0;
+  if (sum == sum) return;
+  __builtin_memset(codes, 0, (size_t)(cells(count) * 2 * kLanes));
+  to.steps[r] = __builtin_nanf("");
 }
 
 void encode_queries(const AttentionTask& task, const CodedRows& to) {
   const int64_t head_dim = task.head_dim;
   for (int64_t r = 0; r < task.rows; ++r) {
     const float* q = task.q + r * head_dim;
-    F32x16 most = fill(0.0f), differences = fill(0.0f);
-    for (int64_t d = 0; d < head_dim; d += kLanes) {
-      const F32x16 v = head_dim - d < kLanes ? load_part(q + d, head_dim - d) : load(q + d);
-      most = larger(magnitude(v), most);
-      differences = differences + (v - v);  // 0, or not a number where v is not finite
-    }
-    encode_row(q, head_dim, fold_max(most), fold_sum(differences) == 0, to, r);
+    F32x16 most = fill(0.0f);
+    for (int64_t d = 0; d < head_dim; d += kLanes)
+      most = larger(magnitude(head_dim - d < kLanes ? load_part(q + d, head_dim - d) : load(q + d)), most);
+    encode_row(q, head_dim, fold_max(most), to, r);
   }
 }
 
@@ -63,12 +61,12 @@ BITNET_INLINE void score_cells(const AttentionTask& task, const CodedRows& q, co
     for (int b = 0; b < B; ++b) {
       at[b] = keys[b] + c * kCellBytes;
       if (!ahead) continue;
-      for (int line = 0; line < kCellBytes; line += 64) prefetch(ahead[b] + c * kCellBytes + line);
+      for (int line = 0; line < kCellBytes; line += 64) prefetch_far(ahead[b] + c * kCellBytes + line);
     }
-    add_cells<R, B>(sums, at, q.codes + c * 2 * kLanes, q.stride);
+    add_cells<R, B>(sums, at, q.codes + c * 2 * kLanes);
   }
   for (int b = 0; b < B; ++b) {
-    if (ahead) prefetch(ahead[b] + count * kCellBytes);
+    if (ahead) prefetch_far(ahead[b] + count * kCellBytes);
     const F32x16 scales = load(scales_of(keys[b], task.head_dim));
     for (int r = 0; r < R; ++r)
       store(scores + r * kSegmentPositions + b * kPagePositions,
@@ -105,7 +103,7 @@ void score_int8(const AttentionTask& task, const CodedRows& q, int64_t pages) {
     for_cell_rows(task.rows, [&]<int R>(int64_t row) __attribute__((always_inline)) {
       const int64_t wanted = (task.counts[row + R - 1] - page * kPagePositions + kPagePositions - 1) / kPagePositions;
       const int64_t n = pages - page < kChunkPages ? pages - page : kChunkPages;
-      score_cell_rows<R>(task, q.from(row), keys, row ? nullptr : keys + kChunkPages, wanted < n ? wanted : n,
+      score_cell_rows<R>(task, q.from(row), keys, row ? nullptr : keys + kAheadPages, wanted < n ? wanted : n,
                          task.scores + row * kSegmentPositions + page * kPagePositions);
     });
   }
@@ -115,18 +113,17 @@ void score_int8(const AttentionTask& task, const CodedRows& q, int64_t pages) {
 BITNET_INLINE void encode_weights(const AttentionTask& task, const uint8_t* const* values, int64_t pages,
                                   const CodedRows& to, int64_t r) {
   float* weights = task.scores + r * kSegmentPositions;
-  const int64_t count = task.counts[r];
-  F32x16 most = fill(0.0f), differences = fill(0.0f);
-  for (int64_t i = 0; i < count; i += kLanes) {
-    F32x16 w = load(weights + i) * load(scales_of(values[i / kPagePositions], task.head_dim));
-    store(weights + i, w);
-    if (count - i < kLanes) store(weights + i, w = load_part(weights + i, count - i));
+  const int64_t count = task.counts[r], used = cells(count);
+  F32x16 most = fill(0.0f);
+  const auto weigh = [&](int64_t i, F32x16 e) __attribute__((always_inline)) {
+    const float* scales = scales_of(values[i / kPagePositions], task.head_dim);
+    const F32x16 w = e * (count - i < kLanes ? load_part(scales, count - i) : load(scales));
     most = larger(w, most);
-    differences = differences + (w - w);
-  }
-  const int64_t used = cells(count);
-  encode_row(weights, used * kLanes, fold_max(most), fold_sum(differences) == 0, to, r);
-  __builtin_memset(to.codes + r * to.stride + used * 2 * kLanes, 0, (size_t)((pages - used) * 2 * kLanes));
+    return w;
+  };
+  soften(weights, count, task.max + r, task.sum + r, weigh);
+  encode_row(weights, used * kLanes, fold_max(most), to, r);
+  __builtin_memset(to.codes + r * kCodedRowBytes + used * 2 * kLanes, 0, (size_t)((pages - used) * 2 * kLanes));
 }
 
 // Output columns 16 * cell .. of R rows and B cells a page.
@@ -140,8 +137,8 @@ BITNET_INLINE void weigh_cells(const AttentionTask& task, const CodedRows& w, co
     const uint8_t* at[B];
     for (int b = 0; b < B; ++b) at[b] = values[page] + (cell + b) * kCellBytes;
     if (ahead)
-      for (int line = 0; line < B * kCellBytes; line += 64) prefetch(ahead[page] + cell * kCellBytes + line);
-    add_cells<R, B>(sums, at, w.codes + page * 2 * kLanes, w.stride);
+      for (int line = 0; line < B * kCellBytes; line += 64) prefetch_far(ahead[page] + cell * kCellBytes + line);
+    add_cells<R, B>(sums, at, w.codes + page * 2 * kLanes);
   }
   for (int r = 0; r < R; ++r)
     for (int b = 0; b < B; ++b) {
@@ -158,34 +155,30 @@ BITNET_INLINE void weigh_cells(const AttentionTask& task, const CodedRows& w, co
 // Cells of a page in tiles, and for each all rows over the whole segment: what a tile reads stays in the first cache.
 template <int B>
 BITNET_INLINE void weigh_columns(const AttentionTask& task, const CodedRows& w, const uint8_t* const* values,
-                                 int64_t pages, int64_t cell) {
+                                 int64_t cell) {
   for_cell_rows(task.rows, [&]<int R>(int64_t row) __attribute__((always_inline)) {
     const int64_t wanted = cells(task.counts[row + R - 1]);
     static_assert(R * B <= kCellTile || B == 1);
-    weigh_cells<R, B>(task, w.from(row), values, row ? nullptr : values + kChunkPages, wanted, cell,
+    weigh_cells<R, B>(task, w.from(row), values, row ? nullptr : values + kAheadPages, wanted, cell,
                       task.out + row * task.head_dim);
   });
 }
 
 void attend_int8(const AttentionTask& task) {
-  const int64_t stride = coded_row_bytes(task.head_dim);
-  float* steps = task.scratch + task.rows * stride / 4;
-  const CodedRows coded{(uint8_t*)task.scratch, stride, steps, (int32_t*)steps + task.rows};
+  float* steps = task.scratch + task.rows * kCodedRowBytes / 4;
+  const CodedRows coded{(uint8_t*)task.scratch, steps, (int32_t*)steps + task.rows};
   const int64_t pages = cells(task.counts[task.rows - 1]), columns = cells(task.head_dim);
   const uint8_t* const* values = task.pages + pages;
 
   encode_queries(task, coded);
   for (int64_t i = 0; i < pages; ++i) prefetch(values[i] + columns * kCellBytes);
   score_int8(task, coded, pages);
-  for (int64_t r = 0; r < task.rows; ++r) {
-    soften(task.scores + r * kSegmentPositions, task.counts[r], task.max + r, task.sum + r);
-    encode_weights(task, values, pages, coded, r);
-  }
-  for (int64_t i = 0; i < kChunkPages; ++i) prefetch(values[pages + i] + columns * kCellBytes);
+  for (int64_t r = 0; r < task.rows; ++r) encode_weights(task, values, pages, coded, r);
+  for (int64_t i = 0; i < kAheadPages; ++i) prefetch(values[pages + i] + columns * kCellBytes);
   constexpr int B = kCellTile >= 8 ? 2 : 1;
   int64_t cell = 0;
-  for (; cell + B <= columns; cell += B) weigh_columns<B>(task, coded, values, pages, cell);
-  for (; cell < columns; ++cell) weigh_columns<1>(task, coded, values, pages, cell);
+  for (; cell + B <= columns; cell += B) weigh_columns<B>(task, coded, values, cell);
+  for (; cell < columns; ++cell) weigh_columns<1>(task, coded, values, cell);
 }
 
 void attend(const AttentionTask& task) {

@@ -4,10 +4,9 @@
 //
 //   kCellTile                        sums that its registers hold, each of 16 lanes
 //   CellSum                          16 running sums
-//   encode_codes(to, codes)          the codes of 16 factors, |code| <= kMostCode, to 32 bytes; zeros to zeros
+//   encode_codes(to, rounded)        16 codes, |code| <= kMostCode, to 32 bytes, from the bits of code + kRounder
 //   new_sum(total)                   the beginning of sums over codes whose own sum is `total`
-//   add_cells(sums, cells, codes, stride)
-//                                    sums[r][b] += (bytes of cell b - 128) x codes, those of row r at codes + r * stride
+//   add_cells(sums, cells, codes)    sums[r][b] += (bytes of cell b - 128) x codes; a row of these is kCodedRowBytes
 //   lanes_of(sum)                    the result, exactly
 //
 // These serve the others.
@@ -22,9 +21,9 @@ struct CellSum {
   int32_t offset;
 };
 
-BITNET_INLINE void encode_codes(uint8_t* to, I32x16 codes) {
+BITNET_INLINE void encode_codes(uint8_t* to, I32x16 rounded) {
   int32_t lanes[kLanes];
-  store(lanes, codes);
+  store(lanes, rounded);
   int16_t narrow[kLanes];
   for (int i = 0; i < kLanes; ++i) narrow[i] = (int16_t)lanes[i];
   __builtin_memcpy(to, narrow, sizeof narrow);
@@ -34,12 +33,11 @@ BITNET_INLINE CellSum new_sum(int32_t total) { return {{}, -128 * total}; }
 
 // Written for the compiler to vectorise.
 template <int R, int B>
-BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes,
-                             int64_t stride) {
+BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes) {
   for (int r = 0; r < R; ++r)
     for (int g = 0; g < 4; ++g) {
       int16_t factors[16];  // four, once for each of four lanes
-      for (int l = 0; l < 4; ++l) __builtin_memcpy(factors + 4 * l, codes + r * stride + 8 * g, 8);
+      for (int l = 0; l < 4; ++l) __builtin_memcpy(factors + 4 * l, codes + r * kCodedRowBytes + 8 * g, 8);
       for (int b = 0; b < B; ++b)
         for (int i = 0; i < 4; ++i)
           for (int j = 0; j < 16; ++j)

@@ -32,6 +32,7 @@ constexpr int kChunkPages = 4;      // pages that rows of queries share while th
 // matter of threads.
 constexpr int kSegmentPositions = 256;
 constexpr int kSegmentPages = kSegmentPositions / kPagePositions;
+constexpr int kAheadPages = kSegmentPages;  // how early pages are fetched into the second cache, at most
 constexpr int kQ8Block = 32;  // weights that share a scale in Q8_0
 
 enum class DType : int32_t { F32, F16, BF16, Q8_0 };
@@ -86,11 +87,9 @@ constexpr int64_t page_bytes(KVType type, int64_t head_dim) {
 
 // Floats that attend() needs beside the scores. F16: kChunkPages of floats and one vector. I8: what each row is
 // multiplied by, 16 bits a code, with a step and a sum.
-constexpr int64_t coded_row_bytes(int64_t head_dim) {
-  return 2 * kLanes * (cells(head_dim) > kSegmentPages ? cells(head_dim) : kSegmentPages);
-}
+constexpr int kCodedRowBytes = 2 * kMostI8Columns + 64;  // the same line of all rows is not in the same set of a cache
 constexpr int64_t attention_scratch(KVType type, int64_t rows, int64_t head_dim) {
-  return type == KVType::I8 ? rows * (coded_row_bytes(head_dim) / 4 + 2)
+  return type == KVType::I8 ? rows * (kCodedRowBytes / 4 + 2)
                             : kChunkPages * kPagePositions * head_dim + kLanes;
 }
 
@@ -102,7 +101,7 @@ struct AttentionTask {
   int64_t head_dim;
   float scale;
   KVType type;
-  // In the order of use: the segment's pages of keys, its pages of values, then kChunkPages that are likely to be next.
+  // In the order of use: the segment's pages of keys, its pages of values, then kAheadPages that are likely to be next.
   const uint8_t* const* pages;
   float* scores;   // scratch [rows][kSegmentPositions]
   float* scratch;  // attention_scratch()

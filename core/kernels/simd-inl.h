@@ -8,6 +8,9 @@
 
 #include "kernels/five-trits-inl.h"
 
+// Into the second cache: what is used a segment later would push out of the first one what is used now.
+BITNET_INLINE void prefetch_far(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
+
 template <class Half>
 struct Pair {
   Half lo, hi;

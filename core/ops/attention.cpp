@@ -72,7 +72,7 @@ struct Heads {
       pages[i] = keys(first + i);
       pages[count + i] = pages[i] + cache.part_bytes();
     }
-    for (int64_t i = 0; i < kChunkPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
+    for (int64_t i = 0; i < kAheadPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
     return count;
   }
 
@@ -85,7 +85,7 @@ struct Heads {
     float* memory = scratch.get<float>(static_cast<size_t>(most * (kSegmentPositions + 1 + dim) + needed));
     int32_t* counts = reinterpret_cast<int32_t*>(memory + most * kSegmentPositions + needed);
     float* rows = memory + most * (kSegmentPositions + 1) + needed;
-    const uint8_t* pages[2 * kSegmentPages + kChunkPages];
+    const uint8_t* pages[2 * kSegmentPages + kAheadPages];
     list_pages(block, kv_head, segment, pages);
 
     const int32_t* positions = batch.positions + block.token;

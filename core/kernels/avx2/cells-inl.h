@@ -7,7 +7,8 @@ struct CellSum {
   __m256i pairs[4];  // of four lanes each
 };
 
-BITNET_INLINE void encode_codes(uint8_t* to, I32x16 codes) {
+BITNET_INLINE void encode_codes(uint8_t* to, I32x16 rounded) {
+  const I32x16 codes = rounded - bits(fill(kRounder));
   const __m256i both = _mm256_packs_epi32((__m256i)codes.lo, (__m256i)codes.hi);
   _mm256_storeu_si256((__m256i*)to, _mm256_permute4x64_epi64(both, 0xd8));
 }
@@ -18,14 +19,13 @@ BITNET_INLINE CellSum new_sum(int32_t total) {
 }
 
 template <int R, int B>
-BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes,
-                             int64_t stride) {
+BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes) {
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) {
     __m256i four[R];
     for (int r = 0; r < R; ++r) {
       int64_t bytes;
-      __builtin_memcpy(&bytes, codes + r * stride + 8 * g, 8);
+      __builtin_memcpy(&bytes, codes + r * kCodedRowBytes + 8 * g, 8);
       four[r] = _mm256_set1_epi64x(bytes);
     }
     for (int b = 0; b < B; ++b)

@@ -7,16 +7,15 @@ struct CellSum {
   __m512i hi, lo;
 };
 
-BITNET_INLINE void encode_codes(uint8_t* to, I32x16 codes) {
-  store_low_bytes((int8_t*)to, shift_right(codes + fill(128), 8));
-  store_low_bytes((int8_t*)to + 16, codes);
+BITNET_INLINE void encode_codes(uint8_t* to, I32x16 rounded) {
+  store_low_bytes((int8_t*)to, shift_right(rounded + fill(128), 8));
+  store_low_bytes((int8_t*)to + 16, rounded);
 }
 
 BITNET_INLINE CellSum new_sum(int32_t total) { return {_mm512_setzero_si512(), _mm512_set1_epi32(-128 * total)}; }
 
 template <int R, int B>
-BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes,
-                             int64_t stride) {
+BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes) {
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) {
     __m512i v[B];
@@ -24,7 +23,7 @@ BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells
     for (int b = 0; b < B; ++b) v[b] = _mm512_loadu_si512(cells[b] + 64 * g);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const int8_t* four = (const int8_t*)codes + r * stride + 4 * g;
+      const int8_t* four = (const int8_t*)codes + r * kCodedRowBytes + 4 * g;
       const __m512i hi = broadcast(four), lo = broadcast(four + 16);
 #pragma GCC unroll 8
       for (int b = 0; b < B; ++b) {

@@ -7,9 +7,9 @@ struct CellSum {
   int32x4_t hi[4], lo[4];  // of four lanes each
 };
 
-BITNET_INLINE void encode_codes(uint8_t* to, I32x16 codes) {
-  store_low_bytes((int8_t*)to, shift_right(codes + fill(128), 8));
-  store_low_bytes((int8_t*)to + 16, codes);
+BITNET_INLINE void encode_codes(uint8_t* to, I32x16 rounded) {
+  store_low_bytes((int8_t*)to, shift_right(rounded + fill(128), 8));
+  store_low_bytes((int8_t*)to + 16, rounded);
 }
 
 BITNET_INLINE CellSum new_sum(int32_t) {
@@ -24,14 +24,13 @@ BITNET_INLINE int32x4_t add_fours(int32x4_t sum, int8x16_t v, int8x16_t four) {
 }
 
 template <int R, int B>
-BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes,
-                             int64_t stride) {
+BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes) {
   for (int g = 0; g < 4; ++g)
     for (int b = 0; b < B; ++b)
       for (int i = 0; i < 4; ++i) {
         const int8x16_t v = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(cells[b] + 64 * g + 16 * i), vdupq_n_u8(0x80)));
         for (int r = 0; r < R; ++r) {
-          const int8_t* four = (const int8_t*)codes + r * stride + 4 * g;
+          const int8_t* four = (const int8_t*)codes + r * kCodedRowBytes + 4 * g;
           sums[r][b].hi[i] = add_fours(sums[r][b].hi[i], v, broadcast(four));
           sums[r][b].lo[i] = add_fours(sums[r][b].lo[i], v, broadcast(four + 16));
         }

@@ -7,9 +7,9 @@ struct CellSum {
   int32x4_t hi[4], lo[4];  // of four lanes each
 };
 
-BITNET_INLINE void encode_codes(uint8_t* to, I32x16 codes) {
-  store_low_bytes((int8_t*)to, shift_right(codes + fill(128), 8));
-  store_low_bytes((int8_t*)to + 16, codes);
+BITNET_INLINE void encode_codes(uint8_t* to, I32x16 rounded) {
+  store_low_bytes((int8_t*)to, shift_right(rounded + fill(128), 8));
+  store_low_bytes((int8_t*)to + 16, rounded);
 }
 
 BITNET_INLINE CellSum new_sum(int32_t) {
@@ -32,12 +32,11 @@ BITNET_INLINE void add_fours(CellSum (&sums)[R][B], const uint8_t* const (&cells
 }
 
 template <int R, int B>
-BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes,
-                             int64_t stride) {
+BITNET_INLINE void add_cells(CellSum (&sums)[R][B], const uint8_t* const (&cells)[B], const uint8_t* codes) {
   int8x16_t hi[R], lo[R];
   for (int r = 0; r < R; ++r) {
-    hi[r] = vld1q_s8((const int8_t*)codes + r * stride);
-    lo[r] = vld1q_s8((const int8_t*)codes + r * stride + 16);
+    hi[r] = vld1q_s8((const int8_t*)codes + r * kCodedRowBytes);
+    lo[r] = vld1q_s8((const int8_t*)codes + r * kCodedRowBytes + 16);
   }
   add_fours<0>(sums, cells, hi, lo);
   add_fours<1>(sums, cells, hi, lo);
