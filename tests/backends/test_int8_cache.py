@@ -92,9 +92,9 @@ SPECIAL = [0.0, -0.0, 1e-38, -1e-31, 1e-30, 3e-30, 0.5, -1.0, 1.5, 127.0, 2.5 / 
 def test_any_finite_vector_is_stored_as_the_definition_stores_it(cpu: Ops, numbers: list[float]) -> None:
     x = np.array([numbers], np.float32)
     read = attend(cpu, x, x, -x, len(numbers), 1)[1].read(1, 0)
-    with np.errstate(all="ignore"):  # scores overflow
-        definition = attend(REFERENCE, x, x, -x, len(numbers), 1)[1]
-    for found, wanted in zip(read, definition.read(1, np.array([0])), strict=True):
+    with np.errstate(all="ignore"):  # scores overflow, and 127 * (the largest number / 127) does
+        definition = attend(REFERENCE, x, x, -x, len(numbers), 1)[1].read(1, np.array([0]))
+    for found, wanted in zip(read, definition, strict=True):
         np.testing.assert_array_equal(found[:1], wanted)
 
 
@@ -177,8 +177,6 @@ def test_heads_that_are_too_long_are_refused() -> None:
 @pytest.mark.parametrize("name", tiny.VARIANTS)
 def test_a_model_computes_what_the_definition_computes(cpu: Ops, name: str) -> None:
     source = tiny.Synthetic(tiny.VARIANTS[name])
-    ids = [3 + 7 * i % 200 for i in range(60)]
-    ours, expected = (tiny.logits(tiny.load(source, ops), ids, "int8") for ops in (cpu, REFERENCE))
-    exact = tiny.logits(tiny.load(source), ids)
-    # Some logits flip with the rounding of an activation, so the middle one is compared.
-    assert np.median(np.abs(ours - expected)) < 0.1 * np.median(np.abs(expected - exact))
+    ours, expected = (tiny.logits(tiny.load(source, ops), [3], "int8") for ops in (cpu, REFERENCE))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-5)  # one position: a weight is 1, whatever its step
+    assert np.abs(expected - tiny.logits(tiny.load(source), [3])).max() > 1e-3
