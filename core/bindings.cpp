@@ -188,6 +188,18 @@ DType dtype_of(const std::string& name) {
 
 const char* dtype_name(DType dtype) { return kDTypeNames[static_cast<int>(dtype)]; }
 
+KVType kv_type_of(const std::string& name) {
+  if (name == "F32") return KVType::F32;
+  if (name == "F16") return KVType::F16;
+  if (name == "I8") return KVType::I8;
+  fail("dtype is \"" + name + "\"; that of a key-value cache must be \"F32\", \"F16\" or \"I8\".");
+}
+
+const char* kv_type_name(KVType type) {
+  constexpr const char* names[] = {"F32", "F16", "I8"};
+  return names[static_cast<int>(type)];
+}
+
 Activation activation_of(const std::string& name) {
   if (name == "silu") return Activation::Silu;
   if (name == "relu2") return Activation::Relu2;
@@ -440,10 +452,24 @@ Out<float> hadamard_rows(In<float> x_in, In<float> signs_in, int64_t block) {
 
 // ---- attention
 
+void check_block(const KVCache& cache, int64_t block) {
+  if (block < 0 || block >= cache.blocks)
+    fail("block " + std::to_string(block) + " is outside the cache of " + std::to_string(cache.blocks) + ".");
+}
+
+nb::tuple read_block(const KVCache& cache, int64_t layer, int64_t block) {
+  if (layer < 0 || layer >= cache.layers)
+    fail("layer is " + std::to_string(layer) + "; the cache has " + std::to_string(cache.layers) + ".");
+  check_block(cache, block);
+  Out<float> k = empty<float>({cache.block_size, cache.kv_heads, cache.head_dim}),
+             v = empty<float>({cache.block_size, cache.kv_heads, cache.head_dim});
+  cache.read(layer, block, k.data(), v.data());
+  return nb::make_tuple(std::move(k), std::move(v));
+}
+
 void copy_block(KVCache& cache, int64_t source, int64_t target) {
-  for (const int64_t block : {source, target})
-    if (block < 0 || block >= cache.blocks)
-      fail("block " + std::to_string(block) + " is outside the cache of " + std::to_string(cache.blocks) + ".");
+  check_block(cache, source);
+  check_block(cache, target);
   const Free free(kHeavy);
   cache.copy_block(source, target);
 }
@@ -682,16 +708,21 @@ NB_MODULE(_core, m) {
           "__init__",
           [](KVCache* self, int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
              const std::string& dtype) {
-            new (self) KVCache(layers, blocks, block_size, kv_heads, head_dim, dtype_of(dtype));
+            new (self) KVCache(layers, blocks, block_size, kv_heads, head_dim, kv_type_of(dtype));
           },
-          "layers"_a, "blocks"_a, "block_size"_a = 16, nb::kw_only(), "kv_heads"_a, "head_dim"_a, "dtype"_a = "F16")
+          "layers"_a, "blocks"_a, "block_size"_a = 16, nb::kw_only(), "kv_heads"_a, "head_dim"_a, "dtype"_a = "F16",
+          "dtype: \"F32\", \"F16\" or \"I8\", which keeps codes of a byte and one float a vector, absmax / 127.")
       .def_prop_ro("layers", [](const KVCache& c) { return c.layers; })
       .def_prop_ro("blocks", [](const KVCache& c) { return c.blocks; })
       .def_prop_ro("block_size", [](const KVCache& c) { return c.block_size; })
       .def_prop_ro("kv_heads", [](const KVCache& c) { return c.kv_heads; })
       .def_prop_ro("head_dim", [](const KVCache& c) { return c.head_dim; })
-      .def_prop_ro("dtype", [](const KVCache& c) { return dtype_name(c.dtype); })
+      .def_prop_ro("dtype", [](const KVCache& c) { return kv_type_name(c.type); })
       .def_prop_ro("nbytes", &KVCache::nbytes, "Address space; resident only where written.")
+      .def("read", &read_block, "layer"_a, "block"_a,
+           nb::sig("def read(self, layer: int, block: int) -> tuple[numpy.typing.NDArray[numpy.float32], "
+                   "numpy.typing.NDArray[numpy.float32]]"),
+           "The keys and values that a block stores, each (block_size, kv_heads, head_dim).")
       .def("copy_block", &copy_block, "src"_a, "dst"_a, "Copy a block in every layer.");
   m.def("attention", &attention_rows, "q"_a, "k"_a, "v"_a, "cache"_a, "layer"_a, "positions"_a, "starts"_a,
         "block_tables"_a, "head_dim"_a, "scale"_a,

@@ -7,6 +7,8 @@
 #include "kernels/lookup-inl.h"
 #include "kernels/ternary-inl.h"
 #include "kernels/attention-inl.h"
+#include "kernels/cells-inl.h"
+#include "kernels/attention-int8-inl.h"
 #include "kernels/head-inl.h"
 // clang-format on
 

@@ -53,6 +53,7 @@ constexpr int kChunkPages = 4;      // pages that rows of queries share while th
 // matter of threads.
 constexpr int kSegmentPositions = 256;
 constexpr int kSegmentPages = kSegmentPositions / kPagePositions;
+constexpr int kAheadPages = kSegmentPages;  // how early pages are fetched into the second cache, at most
 constexpr int kQ8Block = 32;  // weights that share a scale in Q8_0
 
 enum class DType : int32_t { F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q3_K, Q4_K, Q5_K, Q6_K };
@@ -65,6 +66,7 @@ constexpr int block_bytes(DType d) {
   return bytes[(int)d];
 }
 
+enum class KVType : int32_t { F32, F16, I8 };  // of the key-value cache
 enum class Activation : int32_t { Silu, Relu2, Gelu };
 
 // out = weights x panel, exactly. Without scales: int32. With group_scales: the float sum over groups, in ascending
@@ -98,19 +100,42 @@ struct DenseTask {
   int64_t ldy;
 };
 
-// Rows of queries that share one key-value head (heads of one token, or of several) over one segment of a sequence. A
-// page holds 16 positions: keys as [head_dim][16], values as [16][head_dim].
+// A page holds what 16 positions have in one key-value head: floats of keys as [head_dim][16], of values as
+// [16][head_dim]. I8 keeps a vector of a position as codes and one float, x ~ scale * code; its pages are cells of 256
+// bytes, then the 16 scales. Byte 64g + 4l + j of cell c is the code + 128 of            g, j < 4; l < 16
+//
+//   keys      position l,        column 16c + 4g + j
+//   values    position 4g + j,   column 16c + l
+//
+// so that a cell is 16 lanes by 16 factors of a sum. Columns that only pad (to a multiple of 16) may be anything.
+constexpr int kCellBytes = 256;
+constexpr int kMostI8Columns = 512;  // of a head: 127 * 32639 * 512 < 2^31
+constexpr int64_t cells(int64_t head_dim) { return (head_dim + kLanes - 1) / kLanes; }
+constexpr int64_t page_bytes(KVType type, int64_t head_dim) {
+  if (type == KVType::I8) return cells(head_dim) * kCellBytes + 4 * kPagePositions;
+  return head_dim * kPagePositions * (type == KVType::F16 ? 2 : 4);
+}
+
+// Floats that attend() needs beside the scores. F16: kChunkPages of floats and one vector. I8: what each row is
+// multiplied by, 16 bits a code, with a step and a sum.
+constexpr int kCodedRowBytes = 2 * kMostI8Columns + 64;  // the same line of all rows is not in the same set of a cache
+constexpr int64_t attention_scratch(KVType type, int64_t rows, int64_t head_dim) {
+  return type == KVType::I8 ? rows * (kCodedRowBytes / 4 + 2)
+                            : kChunkPages * kPagePositions * head_dim + kLanes;
+}
+
+// Rows of queries that share one key-value head (heads of one token, or of several) over one segment of a sequence.
 struct AttentionTask {
   const float* q;  // [rows][head_dim]
   int64_t rows;
   const int32_t* counts;  // [rows]: positions of the segment that a row attends, from its first on; never descending
   int64_t head_dim;
   float scale;
-  DType dtype;  // F32 or F16
-  // In the order of use: the segment's pages of keys, its pages of values, then kChunkPages that are likely to be next.
+  KVType type;
+  // In the order of use: the segment's pages of keys, its pages of values, then kAheadPages that are likely to be next.
   const uint8_t* const* pages;
   float* scores;   // scratch [rows][kSegmentPositions]
-  float* decoded;  // scratch for kChunkPages of floats and one vector
+  float* scratch;  // attention_scratch()
   float* max;      // [rows]
   float* sum;      // [rows]: of exp(score - max)
   float* out;      // [rows][head_dim]: sum of exp(score - max) * value
@@ -197,8 +222,8 @@ struct Kernels {
   void (*hadamard)(const float* x, const float* signs, int64_t d, int64_t block, float* y);
 
   // attention
-  void (*store_kv)(const float* k, const float* v, int64_t kv_heads, int64_t head_dim, DType dtype, uint8_t* keys,
-                   uint8_t* values, int64_t head_bytes, int64_t slot);
+  void (*store_kv)(const float* k, const float* v, int64_t kv_heads, int64_t head_dim, KVType type, uint8_t* keys,
+                   uint8_t* values, int64_t slot);
   void (*attend)(const AttentionTask&);
   // Folds the part of a later segment into the running one; both are (max, sum, out) of `rows`.
   void (*attend_merge)(float* max, float* sum, float* out, const float* part_max, const float* part_sum,

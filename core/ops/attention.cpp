@@ -14,7 +14,6 @@ namespace bitnet {
 namespace {
 
 constexpr int64_t kRows = 64;             // query rows of a block of tokens: what shares one pass over the cache
-constexpr int64_t kSlack = 64;            // a last vector of values may be read past the end
 constexpr int64_t kSerialWork = 1 << 17;  // multiplications of a call that one thread does faster alone
 constexpr int64_t kPartBytes = 64 << 20;  // of intermediate results, where segments are dealt out one by one
 
@@ -73,7 +72,7 @@ struct Heads {
       pages[i] = keys(first + i);
       pages[count + i] = pages[i] + cache.part_bytes();
     }
-    for (int64_t i = 0; i < kChunkPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
+    for (int64_t i = 0; i < kAheadPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
     return count;
   }
 
@@ -82,11 +81,11 @@ struct Heads {
                  const State& state) const {
     thread_local Scratch scratch;
     const int64_t first = segment * kSegmentPositions, dim = cache.head_dim, most = block.count * shared;
-    const int64_t decoded = kChunkPages * kPagePositions * dim + kLanes;
-    float* memory = scratch.get<float>(static_cast<size_t>(most * (kSegmentPositions + 1 + dim) + decoded));
-    int32_t* counts = reinterpret_cast<int32_t*>(memory + most * kSegmentPositions + decoded);
-    float* rows = memory + most * (kSegmentPositions + 1) + decoded;
-    const uint8_t* pages[2 * kSegmentPages + kChunkPages];
+    const int64_t needed = attention_scratch(cache.type, most, dim);
+    float* memory = scratch.get<float>(static_cast<size_t>(most * (kSegmentPositions + 1 + dim) + needed));
+    int32_t* counts = reinterpret_cast<int32_t*>(memory + most * kSegmentPositions + needed);
+    float* rows = memory + most * (kSegmentPositions + 1) + needed;
+    const uint8_t* pages[2 * kSegmentPages + kAheadPages];
     list_pages(block, kv_head, segment, pages);
 
     const int32_t* positions = batch.positions + block.token;
@@ -104,10 +103,10 @@ struct Heads {
     task.counts = counts + begin * shared;
     task.head_dim = dim;
     task.scale = scale;
-    task.dtype = cache.dtype;
+    task.type = cache.type;
     task.pages = pages;
     task.scores = memory;
-    task.decoded = memory + most * kSegmentPositions;
+    task.scratch = memory + most * kSegmentPositions;
     task.max = state.max + begin * shared;
     task.sum = state.sum + begin * shared;
     task.out = state.out + begin * width;
@@ -149,8 +148,8 @@ void store(const float* k, const float* v, const KVCache& cache, int64_t layer, 
     const int64_t position = batch.positions[t],
                   block = batch.block_tables.row(sequence_of[t])[position / cache.block_size];
     uint8_t* page = cache.keys(layer, block) + position % cache.block_size / kPagePositions * cache.page_bytes();
-    kernel.store_kv(k + t * width, v + t * width, cache.kv_heads, cache.head_dim, cache.dtype, page,
-                    page + cache.part_bytes(), cache.head_bytes(), position % kPagePositions);
+    kernel.store_kv(k + t * width, v + t * width, cache.kv_heads, cache.head_dim, cache.type, page,
+                    page + cache.part_bytes(), position % kPagePositions);
   };
   if (tokens * width < 16384) {
     for (int64_t t = 0; t < tokens; ++t) store_token(t);
@@ -163,25 +162,6 @@ void store(const float* k, const float* v, const KVCache& cache, int64_t layer, 
 }
 
 }  // namespace
-
-KVCache::KVCache(int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, DType dtype)
-    : layers(layers), blocks(blocks), block_size(block_size), kv_heads(kv_heads), head_dim(head_dim), dtype(dtype) {
-  if (layers < 1 || blocks < 1 || kv_heads < 1 || head_dim < 1)
-    throw std::invalid_argument(
-        "a key-value cache needs at least one layer, block, key-value head and head dimension.");
-  if (block_size < kPagePositions || block_size % kPagePositions)
-    throw std::invalid_argument("block_size is " + std::to_string(block_size) + "; it must be a multiple of 16.");
-  if (dtype != DType::F32 && dtype != DType::F16) throw std::invalid_argument("a key-value cache holds F32 or F16.");
-  const double bytes = 2.0 * static_cast<double>(layers) * static_cast<double>(blocks) *
-                       static_cast<double>(block_size) * static_cast<double>(kv_heads) * static_cast<double>(head_dim) *
-                       4;
-  if (bytes > 1e15) throw std::invalid_argument("a key-value cache of this size has no address space.");
-  memory_ = std::make_unique<Mapping>(static_cast<size_t>(nbytes() + kSlack));
-}
-
-void KVCache::copy_block(int64_t source, int64_t target) {
-  std::memmove(keys(0, target), keys(0, source), static_cast<size_t>(block_bytes()));
-}
 
 void attention(Matrix<const float> q, const float* k, const float* v, KVCache& cache, int64_t layer, const Batch& batch,
                float scale, float* y) {

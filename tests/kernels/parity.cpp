@@ -196,11 +196,11 @@ void rows() {
 }
 
 // A sequence of 300 tokens in chunks, its blocks in no order.
-void attention_of(DType dtype, int64_t heads, int64_t kv_heads, int64_t head_dim, const std::vector<int>& chunks) {
+void attention_of(KVType type, int64_t heads, int64_t kv_heads, int64_t head_dim, const std::vector<int>& chunks) {
   state = 7;  // chunks must not matter
   const Floats q = floats(300 * heads * head_dim, 1), k = floats(300 * kv_heads * head_dim, 1),
                v = floats(300 * kv_heads * head_dim, 1);
-  KVCache cache(2, 20, 16, kv_heads, head_dim, dtype);
+  KVCache cache(2, 20, 16, kv_heads, head_dim, type);
   std::vector<int32_t> table(20), positions(300);
   for (int i = 0; i < 20; ++i) table[i] = i * 7 % 20;
   for (int i = 0; i < 300; ++i) positions[i] = i;
@@ -213,17 +213,17 @@ void attention_of(DType dtype, int64_t heads, int64_t kv_heads, int64_t head_dim
               v.data() + first * kv_heads * head_dim, cache, 1, batch, 0.125f, y.data() + first * heads * head_dim);
     first += count;
   }
-  print("attention " + std::to_string(static_cast<int>(dtype)) + " " + std::to_string(heads) + "/" +
+  print("attention " + std::to_string(static_cast<int>(type)) + " " + std::to_string(heads) + "/" +
             std::to_string(kv_heads) + " of " + std::to_string(head_dim),
         y);
 }
 
 void attentions() {
-  for (const DType dtype : {DType::F32, DType::F16})
+  for (const KVType type : {KVType::F32, KVType::F16, KVType::I8})
     for (const auto& chunks : {std::vector<int>{300}, std::vector<int>{1, 260, 3, 36}}) {
-      attention_of(dtype, 8, 2, 64, chunks);
-      attention_of(dtype, 3, 3, 40, chunks);
-      attention_of(dtype, 5, 1, 7, chunks);
+      attention_of(type, 8, 2, 64, chunks);
+      attention_of(type, 3, 3, 40, chunks);
+      attention_of(type, 5, 1, 7, chunks);
     }
 }
 

@@ -91,6 +91,7 @@ BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* p
 // clang-format off
 #include "kernels/tile-inl.h"
 #include "kernels/avx2/screen-inl.h"
+#include "kernels/avx2/cells-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on
 

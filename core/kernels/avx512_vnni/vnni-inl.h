@@ -124,6 +124,8 @@ BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks
   }
 }
 
+#include "kernels/avx512_vnni/cells-inl.h"
+
 uint64_t read(const uint8_t* p, int64_t bytes) {
   __m512i a = _mm512_setzero_si512(), b = a;
   for (int64_t i = 0; i + 128 <= bytes; i += 128) {

@@ -81,6 +81,7 @@ BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* p
 // clang-format off
 #include "kernels/tile-inl.h"
 #include "kernels/avx_vnni/screen-inl.h"
+#include "kernels/avx_vnni/cells-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on
 

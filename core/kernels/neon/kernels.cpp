@@ -72,7 +72,10 @@ BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks
   }
 }
 
+// clang-format off
+#include "kernels/neon/cells-inl.h"
 #include "kernels/algorithms-inl.h"
+// clang-format on
 
 }  // namespace
 

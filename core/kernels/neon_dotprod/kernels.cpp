@@ -13,6 +13,7 @@ constexpr int kPrefetchBytes = 1024, kDenseRows = 2, kDenseTokens = 2, kAttentio
 // clang-format off
 #include "kernels/neon/vectors-inl.h"
 #include "kernels/neon_dotprod/dot-inl.h"
+#include "kernels/neon_dotprod/cells-inl.h"
 #include "kernels/tile-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on

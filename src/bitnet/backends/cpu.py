@@ -51,7 +51,11 @@ class CPU(Ops):
         return _core.DenseWeight(tensor.data, tensor.dtype, tensor.scales)
 
     def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> _core.KVCache:
-        return _core.KVCache(layers, blocks, BLOCK_SIZE, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype.upper())
+        kind = {"f32": "F32", "f16": "F16", "int8": "I8"}[dtype]
+        try:
+            return _core.KVCache(layers, blocks, BLOCK_SIZE, kv_heads=kv_heads, head_dim=head_dim, dtype=kind)
+        except ValueError as error:
+            raise ParameterError(str(error)) from None
 
     def embed(self, ids: Ints, table: Matrix) -> Floats:
         return _core.embed(table, ids)

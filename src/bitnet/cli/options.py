@@ -20,7 +20,7 @@ Model = Annotated[
 ]
 Threads = Annotated[int, typer.Option("--threads", "-t", min=0, max=1024, help="Processors to use; 0: all allowed.")]
 CtxSize = Annotated[int, typer.Option("--ctx-size", "-c", min=0, help="Tokens of context; 0: the model's own.")]
-KV = Annotated[str, typer.Option("--kv", help='Type of the cached keys and values, "f16" or "f32".')]
+KV = Annotated[str, typer.Option("--kv", help='Type of the cached keys and values, "f16", "f32" or "int8".')]
 Head = Annotated[
     str,
     typer.Option(

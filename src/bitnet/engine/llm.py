@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
-from bitnet.backends.base import BLOCK_SIZE
+from bitnet.backends.base import BLOCK_SIZE, KV_TYPES
 from bitnet.engine.draft import Drafter
 from bitnet.engine.kv_cache import BlockPool
 from bitnet.engine.runner import Runner, wanted_rows
@@ -26,9 +26,9 @@ class EngineConfig:
     """Sizes of the engine.
 
     ctx_size: positions a sequence may have; 0 takes the model's own maximum. max_sequences: how many run at once.
-    chunk: tokens in a step at most. kv: "f16" or "f32", the type of the cached keys and values. head: "screen" keeps a
-    cheap copy of the output head that finds the likeliest tokens, exactly, for fewer bytes; "auto" does so where that
-    pays and fits; "full" never.
+    chunk: tokens in a step at most. kv: "f16", "f32" or "int8", the type of the cached keys and values; int8 halves
+    their memory, for a rounding. head: "screen" keeps a cheap copy of the output head that finds the likeliest tokens,
+    exactly, for fewer bytes; "auto" does so where that pays and fits; "full" never.
     draft_tokens: guesses at a sequence's next tokens in a step at most, where there is a drafter.
     ctx_overflow: "error" refuses a prompt that is too long and ends a text where the context is full; "slide" drops
     what lies between the first ctx_keep tokens and the latest (a few first tokens matter, arXiv:2309.17453).
@@ -50,8 +50,8 @@ class EngineConfig:
             value = getattr(self, name)
             if not low <= value <= 1 << 28:
                 raise ParameterError(f"{name} is {value}; expected {low} to {1 << 28}.")
-        if self.kv not in ("f16", "f32"):
-            raise ParameterError(f"kv is {self.kv!r}; expected 'f16' or 'f32'.")
+        if self.kv not in KV_TYPES:
+            raise ParameterError(f"kv is {self.kv!r}; expected 'f16', 'f32' or 'int8'.")
         if self.head not in HEADS:
             raise ParameterError(f"head is {self.head!r}; expected 'auto', 'full' or 'screen'.")
         if self.ctx_overflow not in ("error", "slide"):
