@@ -175,17 +175,29 @@ class Free {
 };
 constexpr int64_t kHeavy = INT64_MAX;
 
+constexpr const char* kDTypeNames[kDTypes] = {"F32",  "F16",  "BF16", "Q8_0", "Q4_0",
+                                              "Q5_0", "Q3_K", "Q4_K", "Q5_K", "Q6_K"};
+
 DType dtype_of(const std::string& name) {
-  if (name == "F32") return DType::F32;
-  if (name == "F16") return DType::F16;
-  if (name == "BF16") return DType::BF16;
-  if (name == "Q8_0") return DType::Q8_0;
-  fail("dtype is \"" + name + "\"; it must be \"F32\", \"F16\", \"BF16\" or \"Q8_0\".");
+  for (int i = 0; i < kDTypes; ++i)
+    if (name == kDTypeNames[i]) return static_cast<DType>(i);
+  std::string known;
+  for (const char* each : kDTypeNames) known += (known.empty() ? "\"" : ", \"") + std::string(each) + "\"";
+  fail("dtype is \"" + name + "\"; it must be one of " + known + ".");
 }
 
-const char* dtype_name(DType dtype) {
-  constexpr const char* names[] = {"F32", "F16", "BF16", "Q8_0"};
-  return names[static_cast<int>(dtype)];
+const char* dtype_name(DType dtype) { return kDTypeNames[static_cast<int>(dtype)]; }
+
+KVType kv_type_of(const std::string& name) {
+  if (name == "F32") return KVType::F32;
+  if (name == "F16") return KVType::F16;
+  if (name == "I8") return KVType::I8;
+  fail("dtype is \"" + name + "\"; that of a key-value cache must be \"F32\", \"F16\" or \"I8\".");
+}
+
+const char* kv_type_name(KVType type) {
+  constexpr const char* names[] = {"F32", "F16", "I8"};
+  return names[static_cast<int>(type)];
 }
 
 Activation activation_of(const std::string& name) {
@@ -197,14 +209,16 @@ Activation activation_of(const std::string& name) {
 
 // ---- weights
 
-Density density_of(const std::string& name) {
-  if (name == "2bit") return Density::T2;
-  if (name == "1.6bit") return Density::T5;
-  fail("density is \"" + name + "\"; it must be \"2bit\" or \"1.6bit\".");
+constexpr const char* kPackings[] = {"2bit", "1.6bit", "tl1", "tl2"};
+
+Packing packing_of(const std::string& name) {
+  for (int i = 0; i < 4; ++i)
+    if (name == kPackings[i]) return static_cast<Packing>(i);
+  fail("packing is \"" + name + "\"; it must be \"2bit\", \"1.6bit\", \"tl1\" or \"tl2\".");
 }
 
-void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in, const std::string& density_text) {
-  const Density density = density_of(density_text);
+void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in, const std::string& packing_text) {
+  const Packing packing = packing_of(packing_text);
   const Matrix<const int8_t> codes = matrix(codes_in, "codes");
   nb::object scales = nb::steal(PyArray_FROM_OTF(scales_in.ptr(), NPY_FLOAT, NPY_ARRAY_IN_ARRAY));
   if (!scales.is_valid()) nb::raise_python_error();
@@ -221,7 +235,7 @@ void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in
   const auto* data = static_cast<const float*>(PyArray_DATA(array));
   std::vector<float> values(data, data + PyArray_SIZE(array));
   const Free free(kHeavy);
-  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1, density);
+  new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1, packing);
 }
 
 Out<int8_t> ternary_codes(const TernaryWeight& w) {
@@ -237,19 +251,31 @@ Out<float> ternary_scales(const TernaryWeight& w) {
   return out;
 }
 
-TernaryWeight random_ternary(int64_t n, int64_t k, uint64_t seed, float scale) {
+TernaryWeight random_ternary(int64_t n, int64_t k, uint64_t seed, float scale, const std::string& packing_text) {
+  const Packing packing = packing_of(packing_text);
   const Free free(kHeavy);
-  return TernaryWeight::random(n, k, seed, scale);
+  return TernaryWeight::random(n, k, seed, scale, packing);
+}
+
+TernaryWeight zero_ternary(int64_t n, int64_t k, const std::string& packing_text) {
+  const Packing packing = packing_of(packing_text);
+  const Free free(kHeavy);
+  return TernaryWeight::zeros(n, k, packing);
 }
 
 void make_dense(DenseWeight* self, Any data, const std::string& dtype_text, nb::object scales_in) {
   const DType dtype = dtype_of(dtype_text);
-  constexpr int types[] = {NPY_FLOAT, NPY_HALF, NPY_UINT16, NPY_INT8};
-  constexpr const char* names[] = {"float32", "float16", "uint16", "int8"};
-  PyArrayObject* array = checked(data.object, types[static_cast<int>(dtype)], "data", names[static_cast<int>(dtype)]);
+  constexpr int types[] = {NPY_FLOAT, NPY_HALF, NPY_UINT16, NPY_INT8, NPY_UINT8};  // the last for all types of blocks
+  constexpr const char* names[] = {"float32", "float16", "uint16", "int8", "uint8"};
+  const int kind = std::min(static_cast<int>(dtype), 4), block = block_columns(dtype);
+  PyArrayObject* array = checked(data.object, types[kind], "data", names[kind]);
   if (PyArray_NDIM(array) != 2)
     fail("data has " + std::to_string(PyArray_NDIM(array)) + " dimensions; it must have 2.");
-  const int64_t n = PyArray_DIM(array, 0), k = PyArray_DIM(array, 1);
+  const int64_t n = PyArray_DIM(array, 0), row = PyArray_DIM(array, 1);
+  if (block && row % block_bytes(dtype))
+    fail("rows of " + std::to_string(row) + " bytes are no whole blocks of " + dtype_text + ", which take " +
+         std::to_string(block_bytes(dtype)) + ".");
+  const int64_t k = block ? row / block_bytes(dtype) * block : row;
   const uint16_t* scales = nullptr;
   if (dtype == DType::Q8_0) {
     if (scales_in.is_none()) fail("Q8_0 needs scales: float16 (n, k / 32).");
@@ -430,10 +456,24 @@ Out<float> hadamard_rows(In<float> x_in, In<float> signs_in, int64_t block, bool
 
 // ---- attention
 
+void check_block(const KVCache& cache, int64_t block) {
+  if (block < 0 || block >= cache.blocks)
+    fail("block " + std::to_string(block) + " is outside the cache of " + std::to_string(cache.blocks) + ".");
+}
+
+nb::tuple read_block(const KVCache& cache, int64_t layer, int64_t block) {
+  if (layer < 0 || layer >= cache.layers)
+    fail("layer is " + std::to_string(layer) + "; the cache has " + std::to_string(cache.layers) + ".");
+  check_block(cache, block);
+  Out<float> k = empty<float>({cache.block_size, cache.kv_heads, cache.head_dim}),
+             v = empty<float>({cache.block_size, cache.kv_heads, cache.head_dim});
+  cache.read(layer, block, k.data(), v.data());
+  return nb::make_tuple(std::move(k), std::move(v));
+}
+
 void copy_block(KVCache& cache, int64_t source, int64_t target) {
-  for (const int64_t block : {source, target})
-    if (block < 0 || block >= cache.blocks)
-      fail("block " + std::to_string(block) + " is outside the cache of " + std::to_string(cache.blocks) + ".");
+  check_block(cache, source);
+  check_block(cache, target);
   const Free free(kHeavy);
   cache.copy_block(source, target);
 }
@@ -608,17 +648,20 @@ NB_MODULE(_core, m) {
   m.def("read_bandwidth", &measure_bandwidth, "bytes"_a, "threads"_a,
         "GB/s (1e9 bytes) of reading `bytes` of fresh memory with `threads`, the best of five passes.");
 
-  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 or 1.6 bits a weight.")
-      .def("__init__", &make_ternary, "codes"_a, "scales"_a, "density"_a = "2bit",
-           nb::sig("def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike, "
-                   "density: str = '2bit') -> None"),
-           "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
-           "16 columns. density: \"2bit\", or \"1.6bit\" (no groups): fewer bytes for more arithmetic, with the same "
-           "results.")
-      .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f,
+  nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 bits a weight or fewer.")
+      .def(
+          "__init__", &make_ternary, "codes"_a, "scales"_a, "packing"_a = "2bit",
+          nb::sig("def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike, "
+                  "packing: str = '2bit') -> None"),
+          "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
+          "16 columns. packing: how it is kept, with the same results. \"2bit\" and \"1.6bit\" are multiplied; \"tl1\" "
+          "(2 bits) and \"tl2\" (1.67) index tables of partial sums. \"1.6bit\" and \"tl2\" take no groups.")
+      .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f, "packing"_a = "2bit",
                   "Uniform random codes with one scale, the same for the same seed.")
+      .def_static("zeros", &zero_ternary, "n"_a, "k"_a, "packing"_a = "2bit",
+                  "Nothing but zeros: what a speed is measured on.")
       .def_prop_ro("shape", [](const TernaryWeight& w) { return std::pair(w.n, w.k); })
-      .def_prop_ro("density", [](const TernaryWeight& w) { return w.density == Density::T5 ? "1.6bit" : "2bit"; })
+      .def_prop_ro("packing", [](const TernaryWeight& w) { return kPackings[static_cast<int>(w.packing)]; })
       .def_prop_ro(
           "group", [](const TernaryWeight& w) { return w.group; },
           "Columns that share a scale; 0 when one scale serves the whole row.")
@@ -680,16 +723,21 @@ NB_MODULE(_core, m) {
           "__init__",
           [](KVCache* self, int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim,
              const std::string& dtype) {
-            new (self) KVCache(layers, blocks, block_size, kv_heads, head_dim, dtype_of(dtype));
+            new (self) KVCache(layers, blocks, block_size, kv_heads, head_dim, kv_type_of(dtype));
           },
-          "layers"_a, "blocks"_a, "block_size"_a = 16, nb::kw_only(), "kv_heads"_a, "head_dim"_a, "dtype"_a = "F16")
+          "layers"_a, "blocks"_a, "block_size"_a = 16, nb::kw_only(), "kv_heads"_a, "head_dim"_a, "dtype"_a = "F16",
+          "dtype: \"F32\", \"F16\" or \"I8\", which keeps codes of a byte and one float a vector, absmax / 127.")
       .def_prop_ro("layers", [](const KVCache& c) { return c.layers; })
       .def_prop_ro("blocks", [](const KVCache& c) { return c.blocks; })
       .def_prop_ro("block_size", [](const KVCache& c) { return c.block_size; })
       .def_prop_ro("kv_heads", [](const KVCache& c) { return c.kv_heads; })
       .def_prop_ro("head_dim", [](const KVCache& c) { return c.head_dim; })
-      .def_prop_ro("dtype", [](const KVCache& c) { return dtype_name(c.dtype); })
+      .def_prop_ro("dtype", [](const KVCache& c) { return kv_type_name(c.type); })
       .def_prop_ro("nbytes", &KVCache::nbytes, "Address space; resident only where written.")
+      .def("read", &read_block, "layer"_a, "block"_a,
+           nb::sig("def read(self, layer: int, block: int) -> tuple[numpy.typing.NDArray[numpy.float32], "
+                   "numpy.typing.NDArray[numpy.float32]]"),
+           "The keys and values that a block stores, each (block_size, kv_heads, head_dim).")
       .def("copy_block", &copy_block, "src"_a, "dst"_a, "Copy a block in every layer.");
   m.def("attention", &attention_rows, "q"_a, "k"_a, "v"_a, "cache"_a, "layer"_a, "positions"_a, "starts"_a,
         "block_tables"_a, "head_dim"_a, "scale"_a, "window"_a = 0,

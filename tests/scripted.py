@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import tiny
 from bitnet import backends
 from bitnet.backends.base import Step
 from bitnet.engine import LLM, EngineConfig
+from bitnet.engine import Sequence as Request
 from bitnet.models.decoder import Config
 
 
@@ -39,6 +41,30 @@ class Scripted:
                 token = script[min(int(step.positions[row]) + 1, len(script) - 1)]
                 logits[row, token] = 10 if token >= 0 else np.nan
         return logits[step.want]
+
+
+class Guesses:
+    """A drafter that is asked often and knows the scripts, but says something else with the chance `wrong`.
+
+    scripts: first token of a prompt -> the token at every position, as above.
+    """
+
+    pays = 0.01
+
+    def __init__(self, scripts: Mapping[int, Sequence[int]], wrong: float = 0.0) -> None:
+        self.scripts, self.wrong, self.random = scripts, wrong, random.Random(0)
+
+    def propose(self, wanted: Mapping[Request, int]) -> dict[Request, list[int]]:
+        return {request: self.after(request, count) for request, count in wanted.items()}
+
+    def after(self, request: Request, count: int) -> list[int]:
+        known = [*self.scripts.get(request.prompt[0], ()), *[7] * (len(request) + count)]
+        few = self.random.randint(0, count) if self.wrong else count
+        right = known[len(request) : len(request) + few]
+        return [self.random.randrange(272) if self.random.random() < self.wrong else token for token in right]
+
+    def forget(self, request: Request) -> None:
+        pass
 
 
 def engine(text: str | Sequence[int], prompt: str = "A", **config: Any) -> LLM:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,29 @@ def test_a_prompt_that_is_no_text_is_refused(model: BitNet, prompt: object) -> N
 def test_a_model_that_is_no_path_is_refused(path: object) -> None:
     with pytest.raises(ParameterError, match="expected a path"):
         BitNet(path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("draft", ["lookup", "itself"])
+def test_guesses_give_the_same_texts(model: BitNet, tiny_gguf: Path, draft: str) -> None:
+    prompts = ["the", "the lazy dog, the lazy dog, the lazy", "a"]
+    options: dict[str, Any] = {"max_tokens": 30, "temperature": 0.4, "seed": 3, "ignore_eos": True}
+    with BitNet(tiny_gguf, draft=tiny_gguf if draft == "itself" else draft, draft_tokens=6) as guessing:
+        assert guessing.generate(prompts, **options) == model.generate(prompts, **options)
+        assert guessing.stats is not None and 0 <= guessing.stats.accepted <= guessing.stats.drafted
+        assert guessing.stats.generated_tokens == guessing.stats.steps + guessing.stats.accepted
+
+
+@pytest.mark.parametrize("draft", ["", 5])
+def test_a_draft_that_is_no_path_is_refused(tiny_gguf: Path, draft: Any) -> None:
+    with pytest.raises(ParameterError, match="draft is"):
+        BitNet(tiny_gguf, draft=draft)
+
+
+def test_a_context_may_slide(tiny_gguf: Path) -> None:
+    with BitNet(tiny_gguf, ctx_size=32, ctx_overflow="slide", ctx_keep=3) as small:
+        small.generate("a long prompt indeed, and longer than that", max_tokens=50, seed=1, ignore_eos=True)
+        assert small.stats is not None and small.stats.generated_tokens == 50
+        assert small.stats.slid > small.stats.prompt_tokens + 50 - 32
 
 
 def test_no_prompts_give_no_texts(model: BitNet) -> None:

@@ -75,6 +75,18 @@ void dense(const DenseTask& task) {
       return dense_all<DType::BF16>(task);
     case DType::Q8_0:
       return dense_all<DType::Q8_0>(task);
+    case DType::Q4_0:
+      return dense_blocks<DType::Q4_0>(task);
+    case DType::Q5_0:
+      return dense_blocks<DType::Q5_0>(task);
+    case DType::Q3_K:
+      return dense_blocks<DType::Q3_K>(task);
+    case DType::Q4_K:
+      return dense_blocks<DType::Q4_K>(task);
+    case DType::Q5_K:
+      return dense_blocks<DType::Q5_K>(task);
+    case DType::Q6_K:
+      return dense_blocks<DType::Q6_K>(task);
   }
 }
 
@@ -103,6 +115,18 @@ void decode_row(const uint8_t* row, DType dtype, int64_t columns, float* out) {
       return decode_all<DType::BF16>(row, columns, out);
     case DType::Q8_0:
       return decode_all<DType::Q8_0>(row, columns, out);
+    case DType::Q4_0:
+      return decode_blocks<DType::Q4_0>(row, columns, out);
+    case DType::Q5_0:
+      return decode_blocks<DType::Q5_0>(row, columns, out);
+    case DType::Q3_K:
+      return decode_blocks<DType::Q3_K>(row, columns, out);
+    case DType::Q4_K:
+      return decode_blocks<DType::Q4_K>(row, columns, out);
+    case DType::Q5_K:
+      return decode_blocks<DType::Q5_K>(row, columns, out);
+    case DType::Q6_K:
+      return decode_blocks<DType::Q6_K>(row, columns, out);
   }
 }
 

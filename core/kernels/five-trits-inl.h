@@ -34,8 +34,8 @@ struct FiveTrits {
 };
 alignas(64) constexpr FiveTrits kFiveTrits;
 
-BITNET_INLINE constexpr int code_of(Density density, uint8_t byte, int field) {
-  if (density == Density::T2) return byte >> (2 * field) & 3;
+BITNET_INLINE constexpr int code_of(Packing packing, uint8_t byte, int field) {
+  if (packing == Packing::T2) return byte >> (2 * field) & 3;
   if (field == 4) return kFiveTrits.h[byte >> 2];
   return (kFiveTrits.a[byte & 63] ^ kFiveTrits.g[byte >> 2]) >> (2 * field) & 3;
 }
@@ -43,7 +43,7 @@ BITNET_INLINE constexpr int code_of(Density density, uint8_t byte, int field) {
 constexpr bool every_five_trits_decode() {
   for (int index = 0; index < 243; ++index)
     for (int f = 0, rest = index; f < 5; ++f, rest /= 3)
-      if (code_of(Density::T5, kFiveTrits.byte_of[index], f) != rest % 3) return false;
+      if (code_of(Packing::T5, kFiveTrits.byte_of[index], f) != rest % 3) return false;
   return true;
 }
 static_assert(every_five_trits_decode());

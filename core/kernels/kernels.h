@@ -7,20 +7,41 @@
 
 namespace bitnet {
 
-// Packed ternary weights. A row group is 16 rows, stored as blocks of 64 bytes, one after the other. Byte 4r + j of
-// block b holds the fields of row r: field f is the code, w + 1, of column 4Fb + 4f + j        r < 16; j < 4; f < F
+// Packed ternary weights. A row group is 16 rows, stored as blocks, one after the other. Rows and columns that only pad
+// (to 16 rows and whole blocks) hold zeros.
+//
+// T2 and T5 are for products. Byte 4r + j of block b, of 64 bytes, holds the fields of row r: field f is the code,
+// w + 1, of column 4Fb + 4f + j        r < 16; j < 4; f < F
 //
 //   T2: F = 4, field f in bits 2f..2f+1
 //   T5: F = 5, one of 3^5 = 243 bytes; five-trits-inl.h says which
 //
-// Rows and columns that only pad (to 16 rows and whole blocks) hold the code of zero, 1.
-enum class Density : int32_t { T2, T5 };
-constexpr int fields(Density d) { return d == Density::T5 ? 5 : 4; }
-constexpr int block_columns(Density d) { return 4 * fields(d); }
+// TL1 and TL2 are for lookups in tables of partial sums (arXiv:2502.11880 has the idea and the names). A piece of 64
+// bytes holds eight tuples of each row: byte 16i + r the indices of row r's tuples 2i (low nibble) and 2i + 1   i < 4
+//
+//   TL1: pairs (w0, w1), index 3 w0 + w1 + 4. A block is a piece: 16 columns.
+//   TL2: triples (w0, w1, w2), index |v| of v = 9 w0 + 3 w1 + w2. A block is 64 bytes of signs and four pieces, 96
+//        columns: bit 7 - 2p of byte 16i + r says whether v < 0 for tuple 2i of piece p, the bit below it for 2i + 1.
+enum class Packing : int32_t { T2, T5, TL1, TL2 };
 constexpr int kGroupRows = 16;
-constexpr int kBlockBytes = 64;
-constexpr int kSumColumns = 16;       // columns of the smallest group with a scale of its own; T5 has no such groups
-constexpr int kAnyBlockColumns = 80;  // whole blocks of either density
+constexpr int kBlockBytes = 64;  // of T2 and T5
+constexpr int kPieceBytes = 64;
+constexpr int kPieceTuples = 8;
+constexpr int fields(Packing l) { return l == Packing::T5 ? 5 : 4; }
+constexpr bool looks_up(Packing l) { return l == Packing::TL1 || l == Packing::TL2; }
+constexpr int tuple(Packing l) { return l == Packing::TL2 ? 3 : 2; }
+constexpr int block_pieces(Packing l) { return l == Packing::TL2 ? 4 : 1; }
+constexpr int sign_bytes(Packing l) { return l == Packing::TL2 ? 64 : 0; }  // of a block, before its pieces
+constexpr int block_columns(Packing l) {
+  return looks_up(l) ? block_pieces(l) * kPieceTuples * tuple(l) : 4 * fields(l);
+}
+constexpr int block_bytes(Packing l) { return sign_bytes(l) + block_pieces(l) * 64; }
+constexpr int kSumColumns = 16;  // columns of the smallest group with a scale of its own
+constexpr bool takes_groups(Packing l) { return kSumColumns % block_columns(l) == 0; }
+
+// A token's table for a piece: [tuple & 1][lower byte, upper byte][tuple / 2][index]; lookup-inl.h says which sums.
+constexpr int kPieceTableBytes = 256;
+constexpr int64_t table_bytes(Packing l) { return block_pieces(l) * kPieceTableBytes; }  // of a block
 
 // Tokens that share one pass over the weights. Their int8 codes travel as a panel [padded K / 4][tokens][4].
 constexpr int kPanelTokens = 8;
@@ -32,22 +53,34 @@ constexpr int kChunkPages = 4;      // pages that rows of queries share while th
 // matter of threads.
 constexpr int kSegmentPositions = 256;
 constexpr int kSegmentPages = kSegmentPositions / kPagePositions;
-constexpr int kQ8Block = 32;  // weights that share a scale in Q8_0
+constexpr int kAheadPages = kSegmentPages;  // how early pages are fetched into the second cache, at most
+constexpr int kQ8Block = 32;                // weights that share a scale in Q8_0
 
-enum class DType : int32_t { F32, F16, BF16, Q8_0 };
+enum class DType : int32_t { F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q3_K, Q4_K, Q5_K, Q6_K };
+constexpr int kDTypes = 10;
+
+// Types whose rows are blocks of so many columns and bytes, read as files store them (blocks-inl.h); 0 for the others.
+constexpr int block_columns(DType d) { return d < DType::Q4_0 ? 0 : d < DType::Q3_K ? 32 : 256; }
+constexpr int block_bytes(DType d) {
+  constexpr int bytes[kDTypes] = {0, 0, 0, 0, 18, 22, 110, 144, 176, 210};
+  return bytes[(int)d];
+}
+
+enum class KVType : int32_t { F32, F16, I8 };  // of the key-value cache
 enum class Activation : int32_t { Silu, Relu2, Gelu };
 
 // out = weights x panel, exactly. Without scales: int32. With group_scales: the float sum over groups, in ascending
 // order, of float(integer sum of the group) * scale.
 struct TernaryTask {
   const uint8_t* weights;  // first row group
-  Density density;
+  Packing packing;
   int64_t row_groups;
   int64_t blocks;             // of a row group
   int64_t group_blocks;       // blocks that share a scale; all of them without group_scales
   const float* group_scales;  // [row_group][group][16], or null
-  const int8_t* panel;        // [padded K / 4][tokens][4]
-  const int32_t* sums;        // [group][tokens]: sums of the panel's codes, because stored codes are w + 1
+  const int8_t* panel;        // T2, T5: [padded K / 4][tokens][4]
+  const int32_t* sums;        // T2, T5: [group][tokens], sums of the panel's codes, because stored codes are w + 1
+  const uint8_t* tables;      // TL1, TL2: [tokens][block][table_bytes]
   int64_t tokens;             // 1..kPanelTokens
   void* out;                  // [row_group][tokens][16] int32 or float
 };
@@ -67,19 +100,42 @@ struct DenseTask {
   int64_t ldy;
 };
 
-// Rows of queries that share one key-value head (heads of one token, or of several) over one segment of a sequence. A
-// page holds 16 positions: keys as [head_dim][16], values as [16][head_dim].
+// A page holds what 16 positions have in one key-value head: floats of keys as [head_dim][16], of values as
+// [16][head_dim]. I8 keeps a vector of a position as codes and one float, x ~ scale * code; its pages are cells of 256
+// bytes, then the 16 scales. Byte 64g + 4l + j of cell c is the code + 128 of            g, j < 4; l < 16
+//
+//   keys      position l,        column 16c + 4g + j
+//   values    position 4g + j,   column 16c + l
+//
+// so that a cell is 16 lanes by 16 factors of a sum. Columns that only pad (to a multiple of 16) may be anything.
+constexpr int kCellBytes = 256;
+constexpr int kMostI8Columns = 512;  // of a head: 127 * 32639 * 512 < 2^31
+constexpr int64_t cells(int64_t head_dim) { return (head_dim + kLanes - 1) / kLanes; }
+constexpr int64_t page_bytes(KVType type, int64_t head_dim) {
+  if (type == KVType::I8) return cells(head_dim) * kCellBytes + 4 * kPagePositions;
+  return head_dim * kPagePositions * (type == KVType::F16 ? 2 : 4);
+}
+
+// Floats that attend() needs beside the scores. F16: kChunkPages of floats and one vector. I8: what each row is
+// multiplied by, 16 bits a code, with a step and a sum.
+constexpr int kCodedRowBytes = 2 * kMostI8Columns + 64;  // the same line of all rows is not in the same set of a cache
+constexpr int64_t attention_scratch(KVType type, int64_t rows, int64_t head_dim) {
+  return type == KVType::I8 ? rows * (kCodedRowBytes / 4 + 2) : kChunkPages * kPagePositions * head_dim + kLanes;
+}
+
+// Rows of queries that share one key-value head (heads of one token, or of several) over one segment of a sequence.
 struct AttentionTask {
   const float* q;  // [rows][head_dim]
   int64_t rows;
   const int32_t* counts;  // [rows]: positions of the segment that a row attends, from its first on; never descending
+  const int32_t* starts;  // [rows]: so many of them it does not attend, but never all; null: none
   int64_t head_dim;
   float scale;
-  DType dtype;  // F32 or F16
-  // In the order of use: the segment's pages of keys, its pages of values, then kChunkPages that are likely to be next.
+  KVType type;
+  // In the order of use: the segment's pages of keys, its pages of values, then kAheadPages that are likely to be next.
   const uint8_t* const* pages;
   float* scores;   // scratch [rows][kSegmentPositions]
-  float* decoded;  // scratch for kChunkPages of floats and one vector
+  float* scratch;  // attention_scratch()
   float* max;      // [rows]
   float* sum;      // [rows]: of exp(score - max)
   float* out;      // [rows][head_dim]: sum of exp(score - max) * value
@@ -145,9 +201,12 @@ struct Kernels {
   // y[t][row] = sums / multiplier[t]
   void (*divide_rows)(const float* sums, int64_t row_groups, int64_t tokens, const float* multipliers, float* y,
                       int64_t ldy, int64_t rows);
+  // From the codes of one token, padded to whole blocks.
+  void (*make_tables)(const int8_t* codes, Packing packing, int64_t blocks, uint8_t* tables);
   // One row group; false: a code outside -1..1.
-  bool (*pack_rows)(const int8_t* codes, Density density, int64_t k, int64_t rows, uint8_t* out);
-  void (*unpack_rows)(const uint8_t* packed, Density density, int64_t k, int64_t rows, int8_t* codes);
+  bool (*pack_rows)(const int8_t* codes, Packing packing, int64_t k, int64_t rows, uint8_t* out);
+  // Rows [first, first + rows) of a row group.
+  void (*unpack_rows)(const uint8_t* packed, Packing packing, int64_t k, int64_t first, int64_t rows, int8_t* codes);
 
   // dense
   void (*dense)(const DenseTask&);
@@ -163,8 +222,8 @@ struct Kernels {
   void (*hadamard)(const float* x, const float* signs, int64_t d, int64_t block, bool inverse, float* y);
 
   // attention
-  void (*store_kv)(const float* k, const float* v, int64_t kv_heads, int64_t head_dim, DType dtype, uint8_t* keys,
-                   uint8_t* values, int64_t head_bytes, int64_t slot);
+  void (*store_kv)(const float* k, const float* v, int64_t kv_heads, int64_t head_dim, KVType type, uint8_t* keys,
+                   uint8_t* values, int64_t slot);
   void (*attend)(const AttentionTask&);
   // Folds the part of a later segment into the running one; both are (max, sum, out) of `rows`.
   void (*attend_merge)(float* max, float* sum, float* out, const float* part_max, const float* part_sum,

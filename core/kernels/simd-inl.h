@@ -8,6 +8,9 @@
 
 #include "kernels/five-trits-inl.h"
 
+// Into the second cache: what is used a segment later would push out of the first one what is used now.
+BITNET_INLINE void prefetch_far(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
+
 template <class Half>
 struct Pair {
   Half lo, hi;
@@ -16,6 +19,7 @@ struct Pair {
 typedef float NativeF __attribute__((vector_size(BITNET_VECTOR_BYTES)));
 typedef int32_t NativeI __attribute__((vector_size(BITNET_VECTOR_BYTES)));
 typedef uint32_t NativeU __attribute__((vector_size(BITNET_VECTOR_BYTES)));
+typedef uint8_t NativeB __attribute__((vector_size(BITNET_VECTOR_BYTES)));
 
 #if BITNET_VECTOR_BYTES == 64
 using F32x16 = NativeF;
@@ -96,6 +100,7 @@ BITNET_INLINE NativeF magnitude(NativeF a) { return (NativeF)((NativeU)a & 0x7ff
 BITNET_INLINE NativeI bits(NativeF a) { return (NativeI)a; }
 BITNET_INLINE NativeF from_bits(NativeI a) { return (NativeF)a; }
 BITNET_INLINE NativeI shift_left(NativeI a, int n) { return a << n; }
+BITNET_INLINE NativeI shift_right(NativeI a, int n) { return a >> n; }
 BITNET_INLINE NativeF to_float(NativeI a) { return __builtin_convertvector(a, NativeF); }
 // x where a >= b, else 0
 BITNET_INLINE NativeF where_ge(NativeF a, NativeF b, NativeF x) { return a >= b ? x : NativeF{}; }
@@ -119,6 +124,10 @@ BITNET_INLINE auto bits(Pair<H> a) -> Pair<decltype(bits(a.lo))> {
 template <class H>
 BITNET_INLINE Pair<H> shift_left(Pair<H> a, int n) {
   return {shift_left(a.lo, n), shift_left(a.hi, n)};
+}
+template <class H>
+BITNET_INLINE Pair<H> shift_right(Pair<H> a, int n) {
+  return {shift_right(a.lo, n), shift_right(a.hi, n)};
 }
 template <class H>
 BITNET_INLINE Pair<H> where_ge(Pair<H> a, Pair<H> b, Pair<H> x) {

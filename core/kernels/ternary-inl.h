@@ -1,17 +1,17 @@
 // Ternary products: the parts that do not depend on the instruction set. Each target supplies
 //
-//   template <Density density, int M, int G> void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks,
+//   template <Packing packing, int M, int G> void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks,
 //   const int8_t* panel, I32x16 (&acc)[G][M])
 //
 // which adds up stored code * activation over `blocks` blocks of G row groups (`stride` bytes apart) and M tokens.
 
-template <Density density, int M, int G>
+template <Packing packing, int M, int G>
 BITNET_INLINE void ternary_groups(const TernaryTask& task, int64_t group) {
   const int64_t stride = task.blocks * kBlockBytes;
   const uint8_t* w = task.weights + group * stride;
-  if (density == Density::T5 || !task.group_scales) {
+  if (packing == Packing::T5 || !task.group_scales) {
     I32x16 acc[G][M];
-    ternary_tile<density, M, G>(w, stride, task.blocks, task.panel, acc);
+    ternary_tile<packing, M, G>(w, stride, task.blocks, task.panel, acc);
     int32_t* out = (int32_t*)task.out + group * M * kGroupRows;
     for (int g = 0; g < G; ++g)
       for (int m = 0; m < M; ++m) store(out + (g * M + m) * kGroupRows, acc[g][m] - fill(task.sums[m]));
@@ -26,7 +26,7 @@ BITNET_INLINE void ternary_groups(const TernaryTask& task, int64_t group) {
     const int64_t first = s * task.group_blocks;
     const int64_t count = task.blocks - first < task.group_blocks ? task.blocks - first : task.group_blocks;
     I32x16 acc[G][M];
-    ternary_tile<density, M, G>(w + first * kBlockBytes, stride, count, task.panel + first * block_columns(density) * M,
+    ternary_tile<packing, M, G>(w + first * kBlockBytes, stride, count, task.panel + first * block_columns(packing) * M,
                                 acc);
     for (int g = 0; g < G; ++g) {
       const F32x16 scales = load(task.group_scales + ((group + g) * scale_groups + s) * kGroupRows);
@@ -37,41 +37,46 @@ BITNET_INLINE void ternary_groups(const TernaryTask& task, int64_t group) {
     for (int m = 0; m < M; ++m) store(out + (g * M + m) * kGroupRows, total[g][m]);
 }
 
-template <Density density, int M>
+template <Packing packing, int M>
 void ternary_panel(const TernaryTask& task) {
   int64_t group = 0;
   if (M > 1)  // two row groups share each broadcast; a single token streams the weights in order instead
-    for (; group + 2 <= task.row_groups; group += 2) ternary_groups<density, M, 2>(task, group);
-  for (; group < task.row_groups; ++group) ternary_groups<density, M, 1>(task, group);
+    for (; group + 2 <= task.row_groups; group += 2) ternary_groups<packing, M, 2>(task, group);
+  for (; group < task.row_groups; ++group) ternary_groups<packing, M, 1>(task, group);
 }
 
-template <Density density>
+template <Packing packing>
 void ternary_panels(const TernaryTask& task) {
   switch (task.tokens) {
     case 1:
-      return ternary_panel<density, 1>(task);
+      return ternary_panel<packing, 1>(task);
     case 2:
-      return ternary_panel<density, 2>(task);
+      return ternary_panel<packing, 2>(task);
     case 3:
-      return ternary_panel<density, 3>(task);
+      return ternary_panel<packing, 3>(task);
     case 4:
-      return ternary_panel<density, 4>(task);
+      return ternary_panel<packing, 4>(task);
     case 5:
-      return ternary_panel<density, 5>(task);
+      return ternary_panel<packing, 5>(task);
     case 6:
-      return ternary_panel<density, 6>(task);
+      return ternary_panel<packing, 6>(task);
     case 7:
-      return ternary_panel<density, 7>(task);
+      return ternary_panel<packing, 7>(task);
     default:
-      return ternary_panel<density, 8>(task);
+      return ternary_panel<packing, 8>(task);
   }
 }
 
 void ternary(const TernaryTask& task) {
-  if (task.density == Density::T5) {
-    ternary_panels<Density::T5>(task);
-  } else {
-    ternary_panels<Density::T2>(task);
+  switch (task.packing) {
+    case Packing::T2:
+      return ternary_panels<Packing::T2>(task);
+    case Packing::T5:
+      return ternary_panels<Packing::T5>(task);
+    case Packing::TL1:
+      return lookup_products<Packing::TL1>(task);
+    case Packing::TL2:
+      return lookup_products<Packing::TL2>(task);
   }
 }
 
@@ -130,9 +135,10 @@ void divide_rows(const float* sums, int64_t row_groups, int64_t tokens, const fl
   }
 }
 
-// Codes (rows, k) of -1, 0, 1 to one row group.
-bool pack_rows(const int8_t* codes, Density density, int64_t k, int64_t rows, uint8_t* out) {
-  const int columns = block_columns(density);
+bool pack_rows(const int8_t* codes, Packing packing, int64_t k, int64_t rows, uint8_t* out) {
+  if (packing == Packing::TL1) return pack_tuples<Packing::TL1>(codes, k, rows, out);
+  if (packing == Packing::TL2) return pack_tuples<Packing::TL2>(codes, k, rows, out);
+  const int columns = block_columns(packing);
   uint8_t bad = 0;
   for (int64_t first = 0; first < k; first += columns, out += kBlockBytes) {
     const int64_t count = k - first < columns ? k - first : columns;
@@ -146,7 +152,7 @@ bool pack_rows(const int8_t* codes, Density density, int64_t k, int64_t rows, ui
       }
       for (int j = 0; j < 4; ++j) {
         const uint8_t* t = stored + j;
-        if (density == Density::T2) {
+        if (packing == Packing::T2) {
           out[4 * r + j] = (uint8_t)(t[0] | t[4] << 2 | t[8] << 4 | t[12] << 6);
         } else {
           const int index = t[0] + 3 * t[4] + 9 * t[8] + 27 * t[12] + 81 * t[16];
@@ -158,20 +164,34 @@ bool pack_rows(const int8_t* codes, Density density, int64_t k, int64_t rows, ui
   return !bad;
 }
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE void unpack_row(const uint8_t* row, int64_t k, int8_t* codes) {
-  for (int64_t first = 0; first < k; first += block_columns(density), row += kBlockBytes)
-    for (int f = 0; f < fields(density); ++f)
+  for (int64_t first = 0; first < k; first += block_columns(packing), row += kBlockBytes)
+    for (int f = 0; f < fields(packing); ++f)
       for (int64_t j = 0, i = first + 4 * f; j < 4 && i < k; ++j, ++i)
-        codes[i] = (int8_t)(code_of(density, row[j], f) - 1);
+        codes[i] = (int8_t)(code_of(packing, row[j], f) - 1);
 }
 
-void unpack_rows(const uint8_t* packed, Density density, int64_t k, int64_t rows, int8_t* codes) {
+template <Packing packing>
+BITNET_INLINE void unpack(const uint8_t* packed, int64_t k, int64_t first, int64_t rows, int8_t* codes) {
   for (int64_t r = 0; r < rows; ++r) {
-    if (density == Density::T5) {
-      unpack_row<Density::T5>(packed + 4 * r, k, codes + r * k);
+    if constexpr (looks_up(packing)) {
+      unpack_tuples<packing>(packed + first + r, k, codes + r * k);
     } else {
-      unpack_row<Density::T2>(packed + 4 * r, k, codes + r * k);
+      unpack_row<packing>(packed + 4 * (first + r), k, codes + r * k);
     }
+  }
+}
+
+void unpack_rows(const uint8_t* packed, Packing packing, int64_t k, int64_t first, int64_t rows, int8_t* codes) {
+  switch (packing) {
+    case Packing::T2:
+      return unpack<Packing::T2>(packed, k, first, rows, codes);
+    case Packing::T5:
+      return unpack<Packing::T5>(packed, k, first, rows, codes);
+    case Packing::TL1:
+      return unpack<Packing::TL1>(packed, k, first, rows, codes);
+    case Packing::TL2:
+      return unpack<Packing::TL2>(packed, k, first, rows, codes);
   }
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -14,7 +15,6 @@ namespace bitnet {
 namespace {
 
 constexpr int64_t kRows = 64;             // query rows of a block of tokens: what shares one pass over the cache
-constexpr int64_t kSlack = 64;            // a last vector of values may be read past the end
 constexpr int64_t kSerialWork = 1 << 17;  // multiplications of a call that one thread does faster alone
 constexpr int64_t kPartBytes = 64 << 20;  // of intermediate results, where segments are dealt out one by one
 
@@ -44,12 +44,18 @@ std::vector<Block> blocks_of(const Batch& batch, int64_t most_tokens) {
   return blocks;
 }
 
+// Tokens of a block that attend to one of its segments.
+struct Range {
+  int64_t begin, end;
+};
+
 struct Heads {
   const Matrix<const float> q;
   const KVCache& cache;
   const int64_t layer;
   const Batch& batch;
   const float scale;
+  const int64_t window;  // positions that a token attends, its own included; 0: all
   const int64_t shared = q.columns / (cache.kv_heads * cache.head_dim);  // query heads per key-value head
   const int64_t width = shared * cache.head_dim;
 
@@ -59,6 +65,12 @@ struct Heads {
     const int64_t rows = block.count * shared;
     return {memory, memory + rows, memory + 2 * rows};
   }
+
+  // The first position that token t of a block attends.
+  int64_t start_of(const Block& block, int64_t t) const {
+    return window ? std::max<int64_t>(0, batch.positions[block.token + t] - window + 1) : 0;
+  }
+  int64_t first_segment(const Block& block) const { return start_of(block, 0) / kSegmentPositions; }
 
   // Pages of a segment and of the one that follows it, in the order in which the kernel reads them.
   int64_t list_pages(const Block& block, int64_t kv_head, int64_t segment, const uint8_t** pages) const {
@@ -73,52 +85,56 @@ struct Heads {
       pages[i] = keys(first + i);
       pages[count + i] = pages[i] + cache.part_bytes();
     }
-    for (int64_t i = 0; i < kChunkPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
+    for (int64_t i = 0; i < kAheadPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
     return count;
   }
 
-  // One segment of a block, for the rows whose positions reach it; returns the first of their tokens.
-  int64_t attend(const Kernels& kernel, const Block& block, int64_t kv_head, int64_t segment,
-                 const State& state) const {
+  // One segment of a block, for the tokens that attend to it; returns which they are.
+  Range attend(const Kernels& kernel, const Block& block, int64_t kv_head, int64_t segment, const State& state) const {
     thread_local Scratch scratch;
     const int64_t first = segment * kSegmentPositions, dim = cache.head_dim, most = block.count * shared;
-    const int64_t decoded = kChunkPages * kPagePositions * dim + kLanes;
-    float* memory = scratch.get<float>(static_cast<size_t>(most * (kSegmentPositions + 1 + dim) + decoded));
-    int32_t* counts = reinterpret_cast<int32_t*>(memory + most * kSegmentPositions + decoded);
-    float* rows = memory + most * (kSegmentPositions + 1) + decoded;
-    const uint8_t* pages[2 * kSegmentPages + kChunkPages];
+    const int64_t needed = attention_scratch(cache.type, most, dim);
+    float* memory = scratch.get<float>(static_cast<size_t>(most * (kSegmentPositions + 2 + dim) + needed));
+    int32_t* counts = reinterpret_cast<int32_t*>(memory + most * kSegmentPositions + needed);
+    int32_t* starts = counts + most;
+    float* rows = memory + most * (kSegmentPositions + 2) + needed;
+    const uint8_t* pages[2 * kSegmentPages + kAheadPages];
     list_pages(block, kv_head, segment, pages);
 
     const int32_t* positions = batch.positions + block.token;
-    int64_t begin = 0;
+    int64_t begin = 0, end = block.count;
     while (positions[begin] < first) ++begin;
+    while (end > begin && start_of(block, end - 1) >= first + kSegmentPositions) --end;
+    if (begin == end) return {begin, end};
     const auto q_of = [&](int64_t t) { return q.row(block.token + t) + kv_head * width; };
-    for (int64_t t = begin; t < block.count; ++t) {
+    for (int64_t t = begin; t < end; ++t) {
       const int64_t count = std::min<int64_t>(kSegmentPositions, positions[t] + 1 - first);
       std::fill_n(counts + t * shared, shared, static_cast<int32_t>(count));
+      std::fill_n(starts + t * shared, shared, static_cast<int32_t>(std::max<int64_t>(0, start_of(block, t) - first)));
       if (block.count > 1) std::memcpy(rows + t * width, q_of(t), static_cast<size_t>(width) * 4);
     }
     AttentionTask task{};
     task.q = block.count > 1 ? rows + begin * width : q_of(0);
-    task.rows = (block.count - begin) * shared;
+    task.rows = (end - begin) * shared;
     task.counts = counts + begin * shared;
+    task.starts = window ? starts + begin * shared : nullptr;
     task.head_dim = dim;
     task.scale = scale;
-    task.dtype = cache.dtype;
+    task.type = cache.type;
     task.pages = pages;
     task.scores = memory;
-    task.decoded = memory + most * kSegmentPositions;
+    task.scratch = memory + most * kSegmentPositions;
     task.max = state.max + begin * shared;
     task.sum = state.sum + begin * shared;
     task.out = state.out + begin * width;
     kernel.attend(task);
-    return begin;
+    return {begin, end};
   }
 
-  void merge(const Kernels& kernel, const Block& block, int64_t begin, const State& state, const State& part) const {
-    const int64_t row = begin * shared;
+  void merge(const Kernels& kernel, const Range& tokens, const State& state, const State& part) const {
+    const int64_t row = tokens.begin * shared;
     kernel.attend_merge(state.max + row, state.sum + row, state.out + row * cache.head_dim, part.max + row,
-                        part.sum + row, part.out + row * cache.head_dim, block.count * shared - row, cache.head_dim);
+                        part.sum + row, part.out + row * cache.head_dim, tokens.end * shared - row, cache.head_dim);
   }
 
   void finish(const Kernels& kernel, const Block& block, int64_t kv_head, const State& state, float* y) const {
@@ -134,9 +150,16 @@ struct Heads {
     const int64_t floats = state_floats(block);
     float* memory = scratch.get<float>(static_cast<size_t>(2 * floats));
     const State state = state_at(memory, block), part = state_at(memory + floats, block);
-    attend(kernel, block, kv_head, 0, state);
-    for (int64_t s = 1; s < block.segments(); ++s)
-      merge(kernel, block, attend(kernel, block, kv_head, s, part), state, part);
+    int64_t segment = first_segment(block);
+    if (window) {  // the first segment may not be for all of the tokens
+      const int64_t rows = block.count * shared;
+      std::fill_n(state.max, rows, -std::numeric_limits<float>::infinity());
+      std::fill_n(state.sum, rows * (1 + cache.head_dim), 0.0f);  // and what lies behind it, `out`
+    } else {
+      attend(kernel, block, kv_head, segment++, state);
+    }
+    for (; segment < block.segments(); ++segment)
+      merge(kernel, attend(kernel, block, kv_head, segment, part), state, part);
     finish(kernel, block, kv_head, state, y);
   }
 };
@@ -149,8 +172,8 @@ void store(const float* k, const float* v, const KVCache& cache, int64_t layer, 
     const int64_t position = batch.positions[t],
                   block = batch.block_tables.row(sequence_of[t])[position / cache.block_size];
     uint8_t* page = cache.keys(layer, block) + position % cache.block_size / kPagePositions * cache.page_bytes();
-    kernel.store_kv(k + t * width, v + t * width, cache.kv_heads, cache.head_dim, cache.dtype, page,
-                    page + cache.part_bytes(), cache.head_bytes(), position % kPagePositions);
+    kernel.store_kv(k + t * width, v + t * width, cache.kv_heads, cache.head_dim, cache.type, page,
+                    page + cache.part_bytes(), position % kPagePositions);
   };
   if (tokens * width < 16384) {
     for (int64_t t = 0; t < tokens; ++t) store_token(t);
@@ -164,25 +187,6 @@ void store(const float* k, const float* v, const KVCache& cache, int64_t layer, 
 
 }  // namespace
 
-KVCache::KVCache(int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, DType dtype)
-    : layers(layers), blocks(blocks), block_size(block_size), kv_heads(kv_heads), head_dim(head_dim), dtype(dtype) {
-  if (layers < 1 || blocks < 1 || kv_heads < 1 || head_dim < 1)
-    throw std::invalid_argument(
-        "a key-value cache needs at least one layer, block, key-value head and head dimension.");
-  if (block_size < kPagePositions || block_size % kPagePositions)
-    throw std::invalid_argument("block_size is " + std::to_string(block_size) + "; it must be a multiple of 16.");
-  if (dtype != DType::F32 && dtype != DType::F16) throw std::invalid_argument("a key-value cache holds F32 or F16.");
-  const double bytes = 2.0 * static_cast<double>(layers) * static_cast<double>(blocks) *
-                       static_cast<double>(block_size) * static_cast<double>(kv_heads) * static_cast<double>(head_dim) *
-                       4;
-  if (bytes > 1e15) throw std::invalid_argument("a key-value cache of this size has no address space.");
-  memory_ = std::make_unique<Mapping>(static_cast<size_t>(nbytes() + kSlack));
-}
-
-void KVCache::copy_block(int64_t source, int64_t target) {
-  std::memmove(keys(0, target), keys(0, source), static_cast<size_t>(block_bytes()));
-}
-
 void attention(Matrix<const float> q, const float* k, const float* v, KVCache& cache, int64_t layer, const Batch& batch,
                float scale, int64_t window, float* y) {
   if (!q.rows) return;
@@ -193,7 +197,7 @@ void attention(Matrix<const float> q, const float* k, const float* v, KVCache& c
               static_cast<int32_t>(b));
   store(k, v, cache, layer, batch, sequence_of, q.rows);
 
-  const Heads heads{q, cache, layer, batch, scale};
+  const Heads heads{q, cache, layer, batch, scale, window};
   std::vector<Block> blocks = blocks_of(batch, heads.block_tokens());
   // The longest first: late tokens of a prompt have the most to do, and small chunks at the end let no thread wait.
   std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.work() > b.work(); });
@@ -210,7 +214,8 @@ void attention(Matrix<const float> q, const float* k, const float* v, KVCache& c
     for (int64_t i = 0; i < count * cache.kv_heads; ++i) attend_all(i);
     return;
   }
-  if (count * cache.kv_heads >= 16 * threads() || segments == count || threads() == 1 || part_bytes > kPartBytes)
+  if (count * cache.kv_heads >= 16 * threads() || segments == count || window || threads() == 1 ||
+      part_bytes > kPartBytes)
     return parallel_for(count * cache.kv_heads, attend_all);
 
   // Few blocks over long contexts: every segment is a chunk; then the parts of each block are folded in ascending
@@ -219,7 +224,7 @@ void attention(Matrix<const float> q, const float* k, const float* v, KVCache& c
     const Block& block;
     int64_t kv_head, segment;
     float* memory;
-    int64_t begin = 0;
+    Range tokens{};
   };
   std::vector<Part> parts;
   parts.reserve(static_cast<size_t>(segments * cache.kv_heads));
@@ -232,12 +237,12 @@ void attention(Matrix<const float> q, const float* k, const float* v, KVCache& c
   const auto state_of = [&](const Part& part) { return heads.state_at(part.memory, part.block); };
   parallel_for(static_cast<int64_t>(parts.size()), [&](int64_t i) {
     Part& part = parts[i];
-    part.begin = heads.attend(kernel, part.block, part.kv_head, part.segment, state_of(part));
+    part.tokens = heads.attend(kernel, part.block, part.kv_head, part.segment, state_of(part));
   });
   for (size_t i = 0; i < parts.size();) {
     const Part& first = parts[i];
     for (++i; i < parts.size() && parts[i].segment; ++i)
-      heads.merge(kernel, first.block, parts[i].begin, state_of(first), state_of(parts[i]));
+      heads.merge(kernel, parts[i].tokens, state_of(first), state_of(parts[i]));
     heads.finish(kernel, first.block, first.kv_head, state_of(first), y);
   }
 }

@@ -11,19 +11,20 @@ namespace bitnet {
 
 // Keys and values of all layers. Physical memory is taken when a block is first written.
 //
-//   block: [layer][keys, values][block_size / 16 pages];   page of keys: [kv_head][head_dim][16 positions], of values:
-//   [kv_head][16 positions][head_dim]
+//   block: [layer][keys, values][block_size / 16][kv_head] pages of 16 positions, as kernels.h has them
 class KVCache {
  public:
-  KVCache(int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, DType dtype);
+  KVCache(int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, KVType type);
 
   void copy_block(int64_t source, int64_t target);  // in every layer
+  // What is stored of a block's keys and values, each as floats [block_size][kv_heads][head_dim].
+  void read(int64_t layer, int64_t block, float* k, float* v) const;
 
   int64_t layers, blocks, block_size, kv_heads, head_dim;
-  DType dtype;
+  KVType type;
 
   int64_t pages_per_block() const { return block_size / kPagePositions; }
-  int64_t head_bytes() const { return head_dim * kPagePositions * (dtype == DType::F16 ? 2 : 4); }
+  int64_t head_bytes() const { return bitnet::page_bytes(type, head_dim); }
   int64_t page_bytes() const { return kv_heads * head_bytes(); }
   int64_t part_bytes() const { return pages_per_block() * page_bytes(); }  // keys or values of a layer in a block
   int64_t block_bytes() const { return 2 * layers * part_bytes(); }

@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kSerialElements = 32768;       // below this a fork costs more than it saves
 constexpr int64_t kTokenBlockBytes = 512 << 10;  // activations that stay in L2 while the weights of a chunk pass
 constexpr int64_t kMostRowGroups = 64;           // of a chunk: bounds the buffer of sums on the stack
+constexpr int64_t kTableTokens = 64;             // tokens whose tables are made at a time: they are large
 
 template <class Body>
 void for_each(int64_t count, int64_t elements, Body&& body) {
@@ -29,6 +30,7 @@ struct Activations {
   const int8_t* panels;
   const float* multipliers;
   int64_t tokens, padded;
+  const uint8_t* tables[2] = {};  // for TL1 and TL2, where there are such weights
 
   int64_t panel_tokens(int64_t p) const { return std::min<int64_t>(kPanelTokens, tokens - p * kPanelTokens); }
   const int8_t* panel(int64_t p) const { return panels + p * kPanelTokens * padded; }
@@ -71,8 +73,31 @@ Sums sum_panels(const Activations& a, int64_t group) {
 
 int64_t group_of(const TernaryWeight& w, const Activations& a) { return w.group ? w.group : a.padded; }
 
-// T5 has blocks of its own size; zeros beyond the last block of the other density do no harm.
-int64_t padded_columns(int64_t k, bool any_t5) { return round_up(k, any_t5 ? kAnyBlockColumns : kSumColumns); }
+// Zeros beyond the last block of another packing do no harm.
+int64_t padded_columns(const TernaryWeight& w) { return round_up(w.blocks() * block_columns(w.packing), kSumColumns); }
+
+int table_index(Packing packing) { return packing == Packing::TL2; }
+
+// The tables of all tokens for weights like w, [token][block], unless they are there already.
+void make_tables(Activations& a, const TernaryWeight& w, Scratch& scratch) {
+  const uint8_t*& made = a.tables[table_index(w.packing)];
+  if (made) return;
+  const Kernels& kernel = kernels();
+  const int64_t bytes = w.blocks() * table_bytes(w.packing);
+  uint8_t* tables = scratch.get<uint8_t>(static_cast<size_t>(a.tokens * bytes));
+  for_each(a.tokens, a.tokens * a.padded, [&](int64_t t) {
+    const int64_t p = t / kPanelTokens, m = a.panel_tokens(p);
+    const int8_t* codes = a.panel(p);
+    if (m > 1) {
+      thread_local Scratch row;
+      int8_t* own = row.get<int8_t>(static_cast<size_t>(a.padded));
+      for (int64_t i = 0; i < a.padded / 4; ++i) std::memcpy(own + 4 * i, codes + (i * m + t % kPanelTokens) * 4, 4);
+      codes = own;
+    }
+    kernel.make_tables(codes, w.packing, w.blocks(), tables + t * bytes);
+  });
+  made = tables;
+}
 
 // Row groups [first, first + count) of w times the panels [panel, last): `emit(sums, row group, groups, panel)` takes
 // the results of each tile.
@@ -82,13 +107,13 @@ void ternary_chunk(const TernaryWeight& w, const Activations& a, const Sums& sum
   alignas(64) int32_t out[kMostRowGroups * kGroupRows];
   const Kernels& kernel = kernels();
   TernaryTask task{};
-  task.density = w.density;
+  task.packing = w.packing;
   task.blocks = w.blocks();
-  task.group_blocks = w.group ? w.group / block_columns(w.density) : w.blocks();
+  task.group_blocks = w.group ? w.group / block_columns(w.packing) : w.blocks();
   task.out = out;
   // One token takes the whole chunk in a stream; several take it two row groups at a time, which then stay in the
-  // cache.
-  const int64_t step = a.tokens == 1 ? count : 2;
+  // cache, or as many as make use of a piece of their tables.
+  const int64_t step = a.tokens == 1 ? count : looks_up(w.packing) ? kMostRowGroups / kPanelTokens : 2;
   for (int64_t g = first; g < first + count; g += step) {
     task.row_groups = std::min(step, first + count - g);
     task.weights = w.packed() + g * w.row_group_bytes();
@@ -96,6 +121,8 @@ void ternary_chunk(const TernaryWeight& w, const Activations& a, const Sums& sum
     for (int64_t p = panel; p < last; ++p) {
       task.panel = a.panel(p);
       task.sums = sums.panel(p);
+      if (looks_up(w.packing))
+        task.tables = a.tables[table_index(w.packing)] + p * kPanelTokens * w.blocks() * table_bytes(w.packing);
       task.tokens = a.panel_tokens(p);
       kernel.ternary(task);
       emit(out, g, task.row_groups, p);
@@ -152,6 +179,15 @@ int64_t row_groups_per_chunk(int64_t row_group_bytes, int64_t total_bytes) {
   return groups > 1 ? groups & ~int64_t{1} : 1;
 }
 
+// Tokens kTableTokens at a time.
+void linear_in_parts(Matrix<const float> x, const Product* products, int64_t count) {
+  std::vector<Product> part(products, products + count);
+  for (int64_t t = 0; t < x.rows; t += kTableTokens) {
+    linear({x.row(t), std::min(kTableTokens, x.rows - t), x.columns}, part.data(), count);
+    for (Product& p : part) p.y += kTableTokens * (p.ternary ? p.ternary->n : p.dense->n);
+  }
+}
+
 }  // namespace
 
 void quantize(Matrix<const float> x, int8_t* codes, float* multipliers) {
@@ -171,15 +207,21 @@ void quantize(Matrix<const float> x, int8_t* codes, float* multipliers) {
 }
 
 void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out) {
+  if (looks_up(w.packing) && q.rows > kTableTokens) {
+    for (int64_t t = 0; t < q.rows; t += kTableTokens)
+      ternary_matmul({q.row(t), std::min(kTableTokens, q.rows - t), q.columns}, w, out + t * w.n);
+    return;
+  }
   if (!q.rows) return;
-  const int64_t padded = padded_columns(q.columns, w.density == Density::T5);
-  thread_local Scratch scratch;
+  const int64_t padded = padded_columns(w);
+  thread_local Scratch scratch, table_scratch;
   int8_t* panels = scratch.get<int8_t>(static_cast<size_t>(q.rows * padded));
   make_panels(q.rows, padded, panels, [&](int64_t t, int8_t* to) {
     std::memcpy(to, q.row(t), static_cast<size_t>(q.columns));
     std::memset(to + q.columns, 0, static_cast<size_t>(padded - q.columns));
   });
-  const Activations a{panels, nullptr, q.rows, padded};
+  Activations a{panels, nullptr, q.rows, padded};
+  if (looks_up(w.packing)) make_tables(a, w, table_scratch);
   const Sums sums = sum_panels(a, padded);  // over the whole row, whatever its scales are
   const int64_t step = row_groups_per_chunk(w.row_group_bytes(), w.nbytes());
   parallel_for(ceil_div(w.row_groups(), step), [&](int64_t chunk) {
@@ -199,11 +241,15 @@ void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out
 
 void linear(Matrix<const float> x, const Product* products, int64_t count) {
   if (!x.rows) return;
-  thread_local Scratch panel_scratch, multiplier_scratch, x_scratch;
-  const bool any_t5 = std::any_of(products, products + count,
-                                  [](const Product& p) { return p.ternary && p.ternary->density == Density::T5; });
-  Activations a{nullptr, nullptr, x.rows, padded_columns(x.columns, any_t5)};
+  const bool any_tables = std::any_of(products, products + count,
+                                      [](const Product& p) { return p.ternary && looks_up(p.ternary->packing); });
+  if (any_tables && x.rows > kTableTokens) return linear_in_parts(x, products, count);
+  thread_local Scratch panel_scratch, multiplier_scratch, x_scratch, table_scratch[2];
+  Activations a{nullptr, nullptr, x.rows, 0};
+  for (int64_t i = 0; i < count; ++i)
+    if (products[i].ternary) a.padded = std::max(a.padded, padded_columns(*products[i].ternary));
   std::vector<Sums> sums;          // one for each way of grouping
+  const Sums no_sums{};            // of weights that are looked up
   const float* padded_x = x.data;  // dense kernels read whole vectors
   int64_t ldx = x.columns;
 
@@ -218,6 +264,10 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
         });
         a.panels = panels;
         a.multipliers = multipliers;
+      }
+      if (looks_up(w->packing)) {
+        make_tables(a, *w, table_scratch[table_index(w->packing)]);
+        continue;
       }
       const int64_t group = group_of(*w, a);
       if (std::none_of(sums.begin(), sums.end(), [&](const Sums& s) { return s.group == group; }))
@@ -248,7 +298,9 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
   }
 
   // Tokens in blocks that stay in L2: all weights pass once for each block.
-  const int64_t block_panels = std::max<int64_t>(1, kTokenBlockBytes / (kPanelTokens * a.padded));
+  const int64_t token_bytes =
+      any_tables ? kPieceTableBytes / kPieceTuples / 2 * a.padded : std::max<int64_t>(1, a.padded);
+  const int64_t block_panels = std::max<int64_t>(1, kTokenBlockBytes / (kPanelTokens * token_bytes));
   const int64_t panels = panels_of(x.rows);
   parallel_for(ceil_div(panels, block_panels) * chunks, [&](int64_t index) {
     const int64_t panel = index / chunks * block_panels, last = std::min(panels, panel + block_panels);
@@ -258,9 +310,8 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
     const int64_t first = (chunk - shares[i].first_chunk) * shares[i].step,
                   groups = std::min(shares[i].step, shares[i].row_groups - first);
     if (const TernaryWeight* w = products[i].ternary) {
-      const Sums& s =
-          *std::find_if(sums.begin(), sums.end(), [&](const Sums& s) { return s.group == group_of(*w, a); });
-      ternary_product(*w, a, s, first, groups, panel, last, products[i].y);
+      const auto s = std::find_if(sums.begin(), sums.end(), [&](const Sums& s) { return s.group == group_of(*w, a); });
+      ternary_product(*w, a, s == sums.end() ? no_sums : *s, first, groups, panel, last, products[i].y);
     } else {
       const DenseWeight& d = *products[i].dense;
       const int64_t row = first * kGroupRows;

@@ -84,8 +84,8 @@ void embed(const TernaryWeight& table, const int32_t* ids, int64_t count, float*
     std::vector<int8_t> codes(static_cast<size_t>(table.k));
     for (int64_t t = first; t < last; ++t) {
       const int64_t id = ids[t];
-      const uint8_t* row = table.packed() + id / kGroupRows * table.row_group_bytes() + 4 * (id % kGroupRows);
-      kernel.unpack_rows(row, table.density, table.k, 1, codes.data());
+      const uint8_t* group = table.packed() + id / kGroupRows * table.row_group_bytes();
+      kernel.unpack_rows(group, table.packing, table.k, id % kGroupRows, 1, codes.data());
       for (int64_t i = 0; i < table.k; ++i) y[t * table.k + i] = static_cast<float>(codes[i]) * table.scale_of(id, i);
     }
   });

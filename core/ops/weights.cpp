@@ -30,7 +30,11 @@ constexpr std::array<uint8_t, 81> kTernaryBytes = [] {
   return bytes;
 }();
 
-int64_t dtype_bytes(DType dtype) { return dtype == DType::F32 ? 4 : dtype == DType::Q8_0 ? 1 : 2; }
+// Bytes of k columns as they are given, without the scales of Q8_0.
+int64_t given_bytes(DType dtype, int64_t k) {
+  if (block_columns(dtype)) return k / block_columns(dtype) * block_bytes(dtype);
+  return k * (dtype == DType::F32 ? 4 : dtype == DType::Q8_0 ? 1 : 2);
+}
 
 // Rows of one parallel chunk, so that it moves about 1 MB.
 int64_t chunk_rows(int64_t row_bytes) { return std::max<int64_t>(1, (1 << 20) / std::max<int64_t>(1, row_bytes)); }
@@ -44,12 +48,12 @@ void check_shape(int64_t n, int64_t k) {
 }  // namespace
 
 TernaryWeight::TernaryWeight(int64_t n, int64_t k, std::vector<float> given, int64_t group, bool per_row,
-                             Density density)
-    : n(n), k(k), group(group), per_row(per_row), scales(std::move(given)), density(density) {
+                             Packing packing)
+    : n(n), k(k), group(group), per_row(per_row), scales(std::move(given)), packing(packing) {
   check_shape(n, k);
-  if (group && density == Density::T5)
+  if (group && !takes_groups(packing))
     throw std::invalid_argument(
-        "a weight with scales for groups of columns is kept at 2 bits; \"1.6bit\" takes one "
+        "a weight with scales for groups of columns: \"2bit\" and \"tl1\" take them; \"1.6bit\" and \"tl2\" take one "
         "scale or one for each row.");
   if (group && (group % kSumColumns || k % group))
     throw std::invalid_argument("a scale for every " + std::to_string(group) + " of " + std::to_string(k) +
@@ -68,46 +72,66 @@ TernaryWeight::TernaryWeight(int64_t n, int64_t k, std::vector<float> given, int
 }
 
 TernaryWeight::TernaryWeight(const int8_t* codes, int64_t n, int64_t k, std::vector<float> given, int64_t group,
-                             bool per_row, Density density)
-    : TernaryWeight(n, k, std::move(given), group, per_row, density) {
+                             bool per_row, Packing packing)
+    : TernaryWeight(n, k, std::move(given), group, per_row, packing) {
   const Kernels& kernel = kernels();
   std::atomic<bool> sound{true};
   const int64_t step = ceil_div(chunk_rows(k), kGroupRows);
   parallel_for(ceil_div(row_groups(), step), [&](int64_t chunk) {
     for (int64_t g = chunk * step; g < std::min(row_groups(), (chunk + 1) * step); ++g) {
       const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
-      if (!kernel.pack_rows(codes + g * kGroupRows * k, density, k, rows, buffer_.data + g * row_group_bytes()))
+      if (!kernel.pack_rows(codes + g * kGroupRows * k, packing, k, rows, buffer_.data + g * row_group_bytes()))
         sound = false;
     }
   });
   if (!sound) throw std::invalid_argument("ternary codes must be -1, 0 or 1; found another value.");
 }
 
-TernaryWeight TernaryWeight::random(int64_t n, int64_t k, uint64_t seed, float scale) {
-  TernaryWeight w(n, k, {scale}, 0, false, Density::T2);
-  constexpr int64_t columns = block_columns(Density::T2);
-  const int64_t step = ceil_div(1 << 20, w.row_group_bytes());
+TernaryWeight TernaryWeight::random(int64_t n, int64_t k, uint64_t seed, float scale, Packing packing) {
+  TernaryWeight w(n, k, {scale}, 0, false, packing);
+  const Kernels& kernel = kernels();
+  constexpr int64_t columns = block_columns(Packing::T2);
+  const int64_t blocks = ceil_div(k, columns), bytes = blocks * kBlockBytes;  // of a row group in T2
+  const int64_t step = ceil_div(1 << 20, bytes);
   parallel_for(ceil_div(w.row_groups(), step), [&](int64_t chunk) {
     const int64_t last = std::min(w.row_groups(), (chunk + 1) * step);
+    std::vector<uint8_t> drawn(static_cast<size_t>(packing == Packing::T2 ? 0 : bytes));
+    std::vector<int8_t> codes(static_cast<size_t>(packing == Packing::T2 ? 0 : kGroupRows * k));
     for (int64_t g = chunk * step; g < last; ++g) {
-      uint8_t* block = w.buffer_.data + g * w.row_group_bytes();
-      for (int64_t i = 0; i < w.row_group_bytes(); i += 4) {
-        const uint64_t bits = mix(seed * 0xd1342543de82ef95u + static_cast<uint64_t>(g * w.row_group_bytes() + i));
+      uint8_t* to = w.buffer_.data + g * w.row_group_bytes();
+      uint8_t* block = packing == Packing::T2 ? to : drawn.data();
+      for (int64_t i = 0; i < bytes; i += 4) {
+        const uint64_t bits = mix(seed * 0xd1342543de82ef95u + static_cast<uint64_t>(g * bytes + i));
         for (int j = 0; j < 4; ++j) block[i + j] = kTernaryBytes[(bits >> (16 * j) & 0xffff) * 81 >> 16];
       }
-      // What only pads holds the code of zero.
       const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
+      if (packing != Packing::T2) {
+        kernel.unpack_rows(block, Packing::T2, k, 0, rows, codes.data());
+        kernel.pack_rows(codes.data(), packing, k, rows, to);
+        continue;
+      }
+      // What only pads holds the code of zero.
       std::array<uint8_t, 4> keep{}, zero{};  // of the last block, by j
       for (int64_t c = 0; c < columns; ++c) {
-        const bool real = (w.blocks() - 1) * columns + c < k;
+        const bool real = (blocks - 1) * columns + c < k;
         (real ? keep : zero)[c % 4] |= static_cast<uint8_t>((real ? 3 : 1) << 2 * (c / 4));
       }
-      uint8_t* tail = block + (w.blocks() - 1) * kBlockBytes;
+      uint8_t* tail = block + (blocks - 1) * kBlockBytes;
       for (int i = 0; i < kBlockBytes; ++i) tail[i] = static_cast<uint8_t>((tail[i] & keep[i % 4]) | zero[i % 4]);
-      for (int64_t b = 0; b < w.blocks() && rows < kGroupRows; ++b)
+      for (int64_t b = 0; b < blocks && rows < kGroupRows; ++b)
         std::memset(block + b * kBlockBytes + 4 * rows, 0x55, static_cast<size_t>(4 * (kGroupRows - rows)));
     }
   });
+  return w;
+}
+
+TernaryWeight TernaryWeight::zeros(int64_t n, int64_t k, Packing packing) {
+  TernaryWeight w(n, k, {1.0f}, 0, false, packing);
+  const std::vector<int8_t> codes(static_cast<size_t>(kGroupRows * k));
+  std::vector<uint8_t> group(static_cast<size_t>(w.row_group_bytes()));
+  kernels().pack_rows(codes.data(), packing, k, kGroupRows, group.data());
+  parallel_for(w.row_groups(),
+               [&](int64_t g) { std::memcpy(w.buffer_.data + g * w.row_group_bytes(), group.data(), group.size()); });
   return w;
 }
 
@@ -115,7 +139,7 @@ void TernaryWeight::codes(int8_t* out) const {
   const Kernels& kernel = kernels();
   parallel_for(row_groups(), [&](int64_t g) {
     const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
-    kernel.unpack_rows(packed() + g * row_group_bytes(), density, k, rows, out + g * kGroupRows * k);
+    kernel.unpack_rows(packed() + g * row_group_bytes(), packing, k, 0, rows, out + g * kGroupRows * k);
   });
 }
 
@@ -126,19 +150,20 @@ float TernaryWeight::scale_of(int64_t row, int64_t column) const {
 
 DenseWeight::DenseWeight(int64_t n, int64_t k, DType dtype) : n(n), k(k), dtype(dtype) {
   check_shape(n, k);
-  if (dtype == DType::Q8_0 && k % kQ8Block)
-    throw std::invalid_argument("a Q8_0 matrix with rows of " + std::to_string(k) +
-                                " columns: they must be a multiple of 32.");
+  const int block = dtype == DType::Q8_0 ? kQ8Block : block_columns(dtype);
+  if (block && k % block)
+    throw std::invalid_argument("a matrix with rows of " + std::to_string(k) + " columns in blocks of " +
+                                std::to_string(block) + ": they must be a multiple of it.");
   // A row of Q8_0 is its codes and then its scales, so that one stream carries both.
-  row_bytes_ = dtype == DType::Q8_0 ? round_up(k + k / kQ8Block * 2, 64) : columns() * dtype_bytes(dtype);
+  row_bytes_ = dtype == DType::Q8_0 ? round_up(k + k / kQ8Block * 2, 64) : given_bytes(dtype, columns());
   buffer_ = allocate_weights(static_cast<size_t>(n * row_bytes_));
 }
 
-int64_t DenseWeight::columns() const { return round_up(k, dtype == DType::Q8_0 ? kQ8Block : kLanes); }
+int64_t DenseWeight::columns() const { return round_up(k, dtype == DType::Q8_0 ? kQ8Block : kLanes); }  // blocks: k
 
 DenseWeight::DenseWeight(const void* data, int64_t n, int64_t k, DType dtype, const uint16_t* scales)
     : DenseWeight(n, k, dtype) {
-  const size_t bytes = static_cast<size_t>(k * dtype_bytes(dtype));
+  const size_t bytes = static_cast<size_t>(given_bytes(dtype, k));
   const int64_t step = chunk_rows(row_bytes_);
   parallel_for(ceil_div(n, step), [&](int64_t chunk) {
     for (int64_t r = chunk * step; r < std::min(n, (chunk + 1) * step); ++r) {
@@ -151,6 +176,7 @@ DenseWeight::DenseWeight(const void* data, int64_t n, int64_t k, DType dtype, co
 }
 
 DenseWeight DenseWeight::random(int64_t n, int64_t k, DType dtype, uint64_t seed, float scale) {
+  if (block_columns(dtype)) throw std::invalid_argument("random weights are F32, F16, BF16 or Q8_0.");
   DenseWeight w(n, k, dtype);
   const Kernels& kernel = kernels();
   const int64_t step = chunk_rows(w.row_bytes_);

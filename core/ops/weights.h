@@ -14,12 +14,15 @@ class Screen;  // ops/head.h
 class TernaryWeight {
  public:
   // codes (n, k) of -1, 0, 1; scales: one, n (per_row) or n * (k / group) values. std::invalid_argument for other codes
-  // or a group that is no multiple of 16 (0: no groups), or groups in T5.
+  // or a group that is no multiple of 16 (0: no groups), or groups in a packing that takes none.
   TernaryWeight(const int8_t* codes, int64_t n, int64_t k, std::vector<float> scales, int64_t group, bool per_row,
-                Density density = Density::T2);
+                Packing packing = Packing::T2);
 
   // Uniform -1, 0, 1 with one scale: the same bytes for the same seed on every machine.
-  static TernaryWeight random(int64_t n, int64_t k, uint64_t seed, float scale);
+  static TernaryWeight random(int64_t n, int64_t k, uint64_t seed, float scale, Packing packing = Packing::T2);
+
+  // Nothing but zeros: what a speed is measured on.
+  static TernaryWeight zeros(int64_t n, int64_t k, Packing packing);
 
   void codes(int8_t* out) const;  // (n, k)
 
@@ -27,11 +30,11 @@ class TernaryWeight {
   int64_t group = 0;          // columns that share a scale; 0 where one scale serves the whole row
   bool per_row = false;       // one scale for each row
   std::vector<float> scales;  // as given
-  Density density = Density::T2;
+  Packing packing = Packing::T2;
 
   int64_t row_groups() const { return (n + kGroupRows - 1) / kGroupRows; }
-  int64_t blocks() const { return (k + block_columns(density) - 1) / block_columns(density); }
-  int64_t row_group_bytes() const { return blocks() * kBlockBytes; }
+  int64_t blocks() const { return (k + block_columns(packing) - 1) / block_columns(packing); }
+  int64_t row_group_bytes() const { return blocks() * block_bytes(packing); }
   int64_t nbytes() const { return row_groups() * row_group_bytes() + static_cast<int64_t>(scales.size()) * 4; }
   float scale_of(int64_t row, int64_t column) const;
 
@@ -39,17 +42,18 @@ class TernaryWeight {
   const float* kernel_scales() const { return kernel_scales_.data(); }
 
  private:
-  TernaryWeight(int64_t n, int64_t k, std::vector<float> scales, int64_t group, bool per_row, Density density);
+  TernaryWeight(int64_t n, int64_t k, std::vector<float> scales, int64_t group, bool per_row, Packing packing);
   Buffer buffer_;
   std::vector<float> kernel_scales_;  // one; [padded n]; or [row_group][group][16]
 };
 
 class DenseWeight {
  public:
-  // data (n, k): float, uint16_t bits of f16 or bf16, or int8_t codes of Q8_0 with f16 scales (n, k / 32).
+  // data (n, k): float, uint16_t bits of f16 or bf16, or int8_t codes of Q8_0 with f16 scales (n, k / 32); or rows of
+  // blocks as files store them.
   DenseWeight(const void* data, int64_t n, int64_t k, DType dtype, const uint16_t* scales);
 
-  // Uniform in [-scale, scale): the same values for the same seed on every machine.
+  // Uniform in [-scale, scale): the same values for the same seed on every machine. Not for types of blocks.
   static DenseWeight random(int64_t n, int64_t k, DType dtype, uint64_t seed, float scale);
 
   int64_t n, k;

@@ -15,8 +15,20 @@ from numpy.typing import NDArray
 
 import bitnet.formats
 from bitnet import backends, models
-from bitnet.engine import LLM, Embedder, EngineConfig, SamplingParams, Sequence, TokenLogprob
+from bitnet.engine import (
+    LLM,
+    Drafter,
+    DraftModel,
+    Embedder,
+    EngineConfig,
+    PromptLookup,
+    SamplingParams,
+    Sequence,
+    TokenLogprob,
+    check_vocabularies,
+)
 from bitnet.errors import BitNetError, ParameterError, UnsupportedError
+from bitnet.models import Decoder
 from bitnet.models.load import Progress
 from bitnet.models.pooling import read_pooling
 from bitnet.tokenizer import ChatTemplate, Tokenizer, chat_template_for
@@ -32,13 +44,21 @@ def builtin_model() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Of one generation: counts of tokens, seconds from request to first token and from there to the last."""
+    """Of one generation: counts of tokens, seconds from request to first token and from there to the last.
+
+    steps: runs of the model that gave tokens. drafted: guesses at tokens, of which `accepted` were right. slid: tokens
+    that were dropped from a full context.
+    """
 
     prompt_tokens: int
     generated_tokens: int
     prompt_seconds: float
     generated_seconds: float
     finish_reason: str
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    slid: int = 0
 
     @classmethod
     def of(cls, sequence: Sequence) -> Stats:
@@ -49,6 +69,10 @@ class Stats:
             first - sequence.arrived,
             sequence.finished - first,
             sequence.finish_reason,
+            sequence.steps,
+            sequence.drafted,
+            sequence.accepted,
+            sequence.slid,
         )
 
 
@@ -56,8 +80,12 @@ class BitNet:
     """A ternary language model, opened from a GGUF file or a Hugging Face folder.
 
     model: a path, or nothing for the model that ships with the package. threads: 0 uses every processor this process
-    may use. backend: "cpu", or "reference" for the slow definition in NumPy. The remaining arguments are those of
-    EngineConfig: ctx_size, max_sequences, chunk, kv, head.
+    may use. backend: "cpu", or "reference" for the slow definition in NumPy. weights: how ternary weights are kept,
+    "2bit", "1.6bit", or what is faster here ("auto"). kernel: "i2_s" multiplies them; "tl1" and "tl2" look partial sums
+    up. The results are the same bits. draft: guess at tokens and verify several at once, which gives the same text in
+    less time where the guesses are good: "lookup" guesses that the text repeats itself, the path of a smaller model of
+    the same vocabulary has that one guess. The remaining arguments are those of EngineConfig: ctx_size, max_sequences,
+    chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep.
 
     Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
     when the weights would not fit into memory (`force=True` tries all the same).
@@ -69,16 +97,20 @@ class BitNet:
         *,
         threads: int = 0,
         backend: str = "cpu",
+        weights: str = "auto",
+        kernel: str = "auto",
         progress: Progress = lambda done, total: None,
         force: bool = False,
+        draft: str | Path | None = None,
         **engine: Any,
     ) -> None:
-        config = keyword_config(EngineConfig, engine, "threads, backend, progress, force, ")
-        ops = backends.make(backend)
+        config = keyword_config(EngineConfig, engine, "threads, backend, weights, kernel, progress, force, draft, ")
+        ops = backends.make(backend, weights, kernel)
         if backend == "cpu":
             backends.set_threads(threads)
-        if not isinstance(model, (str, os.PathLike, type(None))) or model == "":
-            raise ParameterError(f"model is {model!r}; expected a path.")
+        for name, given in (("model", model), ("draft", draft)):
+            if not isinstance(given, (str, os.PathLike, type(None))) or given == "":
+                raise ParameterError(f"{name} is {given!r}; expected a path.")
         self.path = Path(model) if model is not None else builtin_model()
         with bitnet.formats.open(self.path) as checkpoint:
             self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
@@ -90,8 +122,8 @@ class BitNet:
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, "
                 f"the embedding {decoder.config.vocab_size} rows."
             )
-        self._llm: LLM | None = LLM(decoder, self.tokenizer, config)
-        self._config = config
+        drafter = None if draft is None else open_drafter(draft, decoder, self.tokenizer, config, progress, force)
+        self._llm: LLM | None = LLM(decoder, self.tokenizer, config, drafter)
         self._embedder: Embedder | None = None
         self.stats: Stats | None = None  # of the last generation
 
@@ -195,8 +227,9 @@ class BitNet:
     def embedder(self) -> Embedder:
         """Made when it is first asked for: it has a cache of its own."""
         if self._embedder is None:
-            llm, config = self.llm, self._config
-            self._embedder = Embedder(llm.model, llm.ctx_size, config.max_sequences, config.chunk, config.kv)
+            llm = self.llm
+            c = llm.config
+            self._embedder = Embedder(llm.model, llm.ctx_size, c.max_sequences, c.chunk, c.kv)
         return self._embedder
 
     def tokenize(self, text: str, add_special: bool = True) -> list[int]:
@@ -218,13 +251,25 @@ class BitNet:
 
     def close(self) -> None:
         """Give the model's memory back; the object cannot be used afterwards."""
-        self._llm = None
+        self._llm = self._embedder = None
 
     def __enter__(self) -> BitNet:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def open_drafter(
+    draft: str | Path, model: Decoder, tokenizer: Tokenizer, config: EngineConfig, progress: Progress, force: bool
+) -> Drafter:
+    """What guesses at the tokens of `model`: PromptLookup, or the model in the file `draft`."""
+    if draft == "lookup":
+        return PromptLookup()
+    with bitnet.formats.open(Path(draft)) as checkpoint:
+        check_vocabularies(str(draft), Tokenizer.from_checkpoint(checkpoint), tokenizer)
+        smaller = models.load(checkpoint, model.ops, progress, force, config.head)
+    return DraftModel(smaller, config, model.config.vocab_size)
 
 
 def sampling_params(max_tokens: int | None, sampling: Mapping[str, Any]) -> SamplingParams:

@@ -312,7 +312,7 @@ def test_a_model_computes_what_the_definition_computes(cpu: Ops, name: str) -> N
     assert tiny.greedy(ours, PROMPT, 12) == tiny.greedy(expected, PROMPT, 12)
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16"])
+@pytest.mark.parametrize("kv", ["f32", "f16", "int8"])
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_the_same_bits_on_every_instruction_set(name: str, kv: str) -> None:
     logits = {}

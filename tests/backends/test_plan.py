@@ -135,8 +135,8 @@ def test_logits_are_the_same_bits(isa: str, name: str) -> None:
                 pair.assert_same(step)
 
 
-@pytest.mark.parametrize("kv", ["f16", "f32"])
-def test_a_cache_of_either_type(isa: str, kv: str) -> None:
+@pytest.mark.parametrize("kv", ["f16", "f32", "int8"])
+def test_a_cache_of_any_type(isa: str, kv: str) -> None:
     pair = Pair(load("llama"), kv)
     for step in steps([40, 21], 13, "last"):
         pair.assert_same(step)

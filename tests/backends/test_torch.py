@@ -98,6 +98,11 @@ def test_rms_norm_embed_head_and_take_are_the_definition() -> None:
     np.testing.assert_array_equal(TORCH.take(torch.from_numpy(x), np.array([2, 0])).numpy(), x[[2, 0]])
 
 
+def test_a_cache_of_int8_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="int8; use backend='cpu'"):
+        TORCH.new_cache(1, 4, 2, 16, "int8")
+
+
 def test_attention_with_a_paged_cache_is_the_definition_in_prefill_and_decode() -> None:
     heads, kv_heads, head_dim, prompt = 4, 2, 16, 20
     caches = [ops.new_cache(1, 4, kv_heads, head_dim, "f32") for ops in (REFERENCE, TORCH)]

@@ -43,6 +43,13 @@ def test_the_last_logits_are_those_of_the_whole_text(tiny_model: Decoder, test: 
     assert timing.logits_hash == logits_hash(whole) or test.n_gen or chunk == 5  # sums of another order
 
 
+def test_bytes_of_the_cache_are_those_that_a_token_reads(tiny_model: Decoder) -> None:
+    c, test = tiny_model.config, Test(0, 1, 99)  # sees 100 positions
+    vectors = 100 * c.num_hidden_layers * 2 * c.num_key_value_heads
+    found = [kv_bytes(tiny_model, test, kv) for kv in ("f32", "f16", "int8")]
+    assert found == [vectors * 4 * c.head_dim, vectors * 2 * c.head_dim, vectors * (c.head_dim + 4)]
+
+
 def test_the_hash_shows_the_smallest_difference() -> None:
     logits = np.linspace(-1, 1, 50, dtype=np.float32)
     other = logits.copy()

@@ -17,6 +17,7 @@ import pytest
 from bitnet import BitNet, SamplingParams
 from bitnet.cli.chat import Chat
 from bitnet.cli.conversation import Conversation
+from bitnet.engine import Sequence
 
 Bitnet = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -106,6 +107,24 @@ def test_the_oldest_turns_are_forgotten_if_the_user_agrees(tiny_gguf: Path, answ
         chat.say(text + "." * 16)
     assert "oldest 1 question " in lines.questions[-1]
     assert [m["content"].rstrip(".") for m in chat.conversation.messages if m["role"] == "user"] == kept
+
+
+def test_a_context_that_slides_forgets_the_oldest_turns_unasked_and_keeps_the_system_prompt(tiny_gguf: Path) -> None:
+    model, lines = BitNet(tiny_gguf, backend="reference", ctx_size=96, ctx_overflow="slide"), Answers("")
+    chat = Chat(model, SamplingParams(max_tokens=90, seed=1, ignore_eos=True), Conversation("be kind"), lines)
+    kept, add_request = [], model.llm.add_request
+
+    def seen(ids: list[int], params: SamplingParams, keep: int) -> Sequence:
+        kept.append(model.tokenizer.decode(ids[:keep]))
+        return add_request(ids, params, keep=keep)
+
+    model.llm.add_request = seen  # type: ignore[method-assign,assignment]
+    for text in ("first", "second", "x" * 100):
+        chat.say(text + "." * 16)
+    assert len(lines.questions) == 1  # nothing was asked
+    assert [m["content"].rstrip(".") for m in chat.conversation.messages if m["role"] == "user"] == ["x" * 100]
+    assert len(kept) == 3 and all("be kind" in text and "first" not in text for text in kept)
+    assert len(set(kept)) == 1  # all that comes before a question, and nothing of one
 
 
 def test_a_message_that_never_fits_is_refused(bitnet: Bitnet) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bitnet.api import builtin_model
 from bitnet.cli.options import NOT_HERE
 from bitnet.engine import SamplingParams
 
@@ -33,6 +34,41 @@ def test_a_screened_head_says_the_same(bitnet: Bitnet) -> None:
     for sampling in (["--temperature", "0"], ["--top-k", "5"]):
         full, screened = (answer(bitnet, "the", "--head", head, *sampling) for head in ("full", "screen"))
         assert full["text"] == screened["text"]
+
+
+def test_guesses_change_nothing_but_the_statistics(bitnet: Bitnet, tiny_gguf: Path) -> None:
+    sampling = ["--temperature", "0", "--draft-tokens", "3"]
+    plain, lookup, model = (
+        answer(bitnet, "the", *sampling, *draft) for draft in ([], ["--draft", "lookup"], ["--draft", tiny_gguf])
+    )
+    assert plain["text"] == lookup["text"] == model["text"]
+    assert plain["drafted"] == 0 and plain["acceptance"] is None and plain["tokens_per_step"] == 1
+    # The model guesses its own tokens: the first came with the prompt, the other eleven in steps of four.
+    assert (model["drafted"], model["accepted"], model["tokens_per_step"]) == (8, 8, 3)
+    line = bitnet("run", "the", "-n", "12", *sampling, "--draft", tiny_gguf).stderr
+    assert "8 of 8 guesses right (100%), 3.00 tokens a step" in line
+
+
+def test_a_model_that_cannot_guess_is_refused(bitnet: Bitnet, tmp_path: Path) -> None:
+    assert bitnet("run", "the", "--draft", tmp_path / "none.gguf").returncode == 3
+    builtin = bitnet("run", "the", "--draft", builtin_model())
+    assert builtin.returncode == 2 and "another vocabulary" in builtin.stderr
+
+
+def test_a_context_that_slides_goes_on_and_says_so(bitnet: Bitnet) -> None:
+    slide = ["--ctx-size", "24", "--ctx-overflow", "slide", "--ctx-keep", "2", "--ignore-eos"]
+    found = answer(bitnet, "x" * 40, *slide)
+    assert (found["generated_tokens"], found["finish_reason"]) == (12, "length")
+    assert found["slid"] == found["prompt_tokens"] + 12 - found["context_used"] > 0
+    told = bitnet("run", "x" * 40, *slide, "-n", "12", "--seed", "1").stderr
+    assert f"{found['slid']} tokens after the first 2 were let go" in told
+
+
+def test_a_context_beyond_the_models_own_is_said_to_be_smaller(bitnet: Bitnet) -> None:
+    assert "context is 4096 tokens" in bitnet("run", "the", "-n", "2", "-c", "100000").stderr
+    assert "context is" not in bitnet("run", "the", "-n", "2").stderr
+    refused = bitnet("run", "x" * 5000, "-c", "100000")
+    assert refused.returncode == 2 and "holds 4096" in refused.stderr and "raise" not in refused.stderr
 
 
 def test_no_stats_prints_none(bitnet: Bitnet) -> None:

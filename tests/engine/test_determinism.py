@@ -60,8 +60,8 @@ def test_preempted_sequences_go_on_with_the_same_tokens(model: Decoder, params: 
     assert tokens == generate(model, params, **ALONE)
 
 
-@pytest.mark.parametrize("kv", ["f16", "f32"])
-def test_a_cache_of_either_type_is_as_deterministic(model: Decoder, kv: str) -> None:
+@pytest.mark.parametrize("kv", ["f16", "f32", "int8"])
+def test_a_cache_of_any_type_is_as_deterministic(model: Decoder, kv: str) -> None:
     tokens = generate(model, PARAMS["seeded"], kv=kv, max_sequences=4, chunk=9)
     assert tokens == generate(model, PARAMS["seeded"], kv=kv, **ALONE)
 

@@ -22,11 +22,20 @@ ACTIONS = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(actions=ACTIONS, max_sequences=st.integers(1, 5), chunk=st.integers(1, 40), kv_blocks=st.integers(1, 20))
-def test_every_sequence_follows_its_script(actions: Any, max_sequences: int, chunk: int, kv_blocks: int) -> None:
+@given(
+    actions=ACTIONS,
+    max_sequences=st.integers(1, 5),
+    chunk=st.integers(1, 40),
+    kv_blocks=st.integers(1, 20),
+    wrong=st.sampled_from([None, 0.0, 0.3, 1.0]),
+)
+def test_every_sequence_follows_its_script(
+    actions: Any, max_sequences: int, chunk: int, kv_blocks: int, wrong: float | None
+) -> None:
     model = scripted.Scripted(SCRIPTS, context=CONTEXT)
     config = EngineConfig(ctx_size=CONTEXT, max_sequences=max_sequences, chunk=chunk, kv_blocks=kv_blocks)
-    llm = LLM(model, tiny.tokenizer(), config)  # type: ignore[arg-type]
+    drafter = None if wrong is None else scripted.Guesses(SCRIPTS, wrong)
+    llm = LLM(model, tiny.tokenizer(), config, drafter)  # type: ignore[arg-type]
     sequences: list[Sequence] = []
     for kind, *numbers in actions:
         if kind == "add":

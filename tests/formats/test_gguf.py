@@ -8,6 +8,8 @@ import pytest
 
 from bitnet import formats
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
+from bitnet.formats.gguf_codecs import encode
+from bitnet.quant.tensor import TernaryTensor
 
 HUGE = 1 << 63
 
@@ -169,7 +171,7 @@ BAD_INFOS = {
     "a product that wraps to 3": (lambda b: b.info("x", ((1 << 64) - 1, (1 << 64) - 3), 0, 96), "product"),
     "an unknown type": (lambda b: b.info("x", (3,), 77, 96), "x has the tensor type 77"),
     "TL1": (lambda b: b.info("x", (256,), 38, 96), r"38, TL1 \(bitnet.cpp\)"),
-    "a row that is no multiple of the block": (lambda b: b.info("x", (8640, 1), 35, 96), "multiple of 256"),
+    "a row that is no multiple of the block": (lambda b: b.info("x", (8640, 1), 35, 96), "multiples of 256"),
     "an offset beyond the end": (lambda b: b.info("x", (3,), 0, 1 << 40), "cut short"),
     "an offset that wraps": (lambda b: b.info("x", (3,), 0, (1 << 64) - 32), "cut short"),
     "an offset that is not aligned": (lambda b: b.info("x", (3,), 0, 97), "multiple of 32"),
@@ -193,9 +195,39 @@ def test_type_36_of_another_program_is_refused_by_its_size(save, gguf_bytes):
         formats.open(save(gguf_bytes(pairs=pairs, infos=infos, data=bytes(iq4_nl_4_4 + 12)).whole()))
 
 
+TERNARY_WEIGHT = TernaryTensor(np.random.default_rng(0).integers(-1, 2, (33, 256)).astype(np.int8), np.float32(0.5))
+
+
+def test_type_42_of_before_llama_cpp_is_known_by_its_size(save, gguf_bytes):
+    for dtype in ("Q2_0", "PQ2_0"):
+        data = encode(TERNARY_WEIGHT, dtype).tobytes()
+        data += bytes(-len(data) % 32)
+        infos = [gguf_bytes.info("a", (256, 33), 42, 0), gguf_bytes.info("b", (256, 33), 42, len(data))]
+        for last in (data, encode(TERNARY_WEIGHT, dtype).tobytes()):  # some writers do not pad the end
+            with formats.open(save(gguf_bytes(infos=infos, data=data + last).whole())) as checkpoint:
+                for name in "ab":
+                    assert checkpoint.tensors()[name].dtype == dtype
+                    assert (checkpoint.read(name).codes == TERNARY_WEIGHT.codes).all()
+
+
+def test_type_42_of_no_known_size_is_refused(save, gguf_bytes):
+    infos = [gguf_bytes.info("a", (256, 33), 42, 0), gguf_bytes.info("norm", (3,), 0, 2432)]
+    with pytest.raises(UnsupportedError, match=r"a has the tensor type 42 and 2,432 bytes; Q2_0 takes 2,376"):
+        formats.open(save(gguf_bytes(infos=infos, data=bytes(2444)).whole()))
+    infos = [gguf_bytes.info("a", (256, 33), 42, 0), gguf_bytes.info("norm", (3,), 0, 2208)]
+    with pytest.raises(FormatError, match="overlaps"):
+        formats.open(save(gguf_bytes(infos=infos, data=bytes(4000)).whole()))
+
+
+def test_a_number_with_another_meaning_is_refused_by_its_size(save, gguf_bytes):
+    infos = [gguf_bytes.info("a", (256, 33), 143, 0), gguf_bytes.info("norm", (3,), 0, 33 * 66 + 30)]
+    with pytest.raises(UnsupportedError, match=r"type 143 and 2,208 bytes; PTQ1_0 takes 1,848.\n.*IQ1_TN"):
+        formats.open(save(gguf_bytes(infos=infos, data=bytes(2220)).whole()))
+
+
 def test_a_known_type_that_is_not_decoded_is_named_when_it_is_read(save, gguf_bytes):
-    path = save(gguf_bytes(infos=[gguf_bytes.info("token_embd.weight", (256, 2), 14, 0)], data=bytes(420)).whole())
-    with formats.open(path) as checkpoint, pytest.raises(UnsupportedError, match=r"token_embd.weight is Q6_K.*TQ2_0"):
+    path = save(gguf_bytes(infos=[gguf_bytes.info("token_embd.weight", (256, 2), 10, 0)], data=bytes(168)).whole())
+    with formats.open(path) as checkpoint, pytest.raises(UnsupportedError, match=r"token_embd.weight is Q2_K.*TQ2_0"):
         checkpoint.read("token_embd.weight")
 
 

@@ -1,6 +1,7 @@
 """Damaged model files: a typed error or a sound tensor, never another exception, never slow, never large."""
 
 import json
+import struct
 import tracemalloc
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from bitnet import formats
 from bitnet.errors import BitNetError
 from bitnet.formats import TensorSpec, trits, write_gguf
+from bitnet.formats.gguf_codecs import encode
+from bitnet.formats.gguf_types import BY_NAME, READABLE
+from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
 
 ROUNDS = 150
-HEADER = 700  # bytes, about, in both files
+HEADER = 700  # bytes, about, in all files
 INTERESTING = [0, 1, 0x7F, 0x80, 0xFF]
 WORDS = [0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1]
 
@@ -31,6 +35,23 @@ def sound_gguf(path):
     }
     specs = [TensorSpec.of(name.lower(), weight, name) for name in ("I2_S", "TQ1_0", "TQ2_0", "Q8_0", "F16")]
     write_gguf(path, metadata, [*specs, TensorSpec.of("norm", DenseTensor(np.ones(7, np.float32)), "F32")])
+
+
+def sound_blocks(path):
+    """A tensor of every other type that is read."""
+    ones = TernaryTensor(np.ones((4, 256), np.int8), np.array(0.5, np.float32))
+    types = [name for name in READABLE if name not in ("I2_S", "TQ1_0", "TQ2_0", "Q8_0", "F16", "F32")]
+    infos, data = [], b""
+    for kind in (BY_NAME[name] for name in types):
+        name = kind.name.encode()
+        infos.append(struct.pack("<Q", len(name)) + name + struct.pack("<IQQIQ", 2, 256, 4, kind.id, len(data)))
+        size = kind.size((4, 256))
+        stored = encode(ones, kind.name).tobytes() if kind.written else b"\x55" * size
+        data += stored + bytes(-size % 32)
+    key, value = b"general.architecture", b"x"
+    pair = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(value)) + value
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(infos), 1) + pair + b"".join(infos)
+    path.write_bytes(header + bytes(-len(header) % 32) + data)
 
 
 def sound_safetensors(path):
@@ -74,10 +95,14 @@ def read_everything(path):
             assert tensor.shape == info.shape
             if isinstance(tensor, TernaryTensor):
                 assert np.abs(tensor.codes).max() <= 1 and np.isfinite(tensor.scales).all()
+            elif tensor.dtype in BLOCKS:
+                assert np.isfinite(tensor.dequantize()).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("make, name", [(sound_gguf, "m.gguf"), (sound_safetensors, "model.safetensors")])
+@pytest.mark.parametrize(
+    "make, name", [(sound_gguf, "m.gguf"), (sound_blocks, "m.gguf"), (sound_safetensors, "model.safetensors")]
+)
 def test_a_damaged_file_is_an_error_or_a_sound_tensor(tmp_path, make, name, seed):
     path = tmp_path / name
     make(path)

@@ -10,6 +10,7 @@ transformers/*/   tiny random folders written by `transformers`, with the logits
                   grammar and written by bitnet.convert: architecture "bitnet" with SiLU, TQ2_0, SentencePiece; and
                   "llama" with TQ1_0, Q8_0, shared keys, wide heads, scaled rotary frequencies, Llama 3's tokenizer
 *.json            what llama.cpp makes of those two files (record_llama_cpp.py)
+tensor_types.npz  tensors in each of llama.cpp's types, as it writes and reads them (record_tensor_types.py)
 
 It builds its own environment in build/goldens, with torch, transformers and llama-cpp-python (compiled there: a quarter
 of an hour, a C++ compiler needed). PYTHONS that have them already can be named instead:
@@ -44,6 +45,7 @@ def main() -> None:
     llama_python = arguments.llama_python or environment("llama-cpp", LLAMA_CPP)
     run(torch_python, "record_transformers.py")
     run(torch_python, "record_gguf.py", WORK)
+    run(llama_python, "record_tensor_types.py", HERE / "tensor_types.npz")
     for model in sorted(HERE.glob("*.gguf")):
         run(llama_python, "record_llama_cpp.py", model, WORK / "texts.json", model.with_suffix(".json"))
 

@@ -72,11 +72,13 @@ std::vector<int64_t> exact(const Codes& codes, const Codes& q, int64_t n, int64_
   return sums;
 }
 
+constexpr Packing kPackings[] = {Packing::T2, Packing::T5, Packing::TL1, Packing::TL2};
+
 void check_sums(const Codes& codes, const Codes& q, int64_t n, int64_t k) {
   const auto want = exact(codes, q, n, k);
   std::vector<int32_t> got(want.size());
-  for (const Density density : {Density::T2, Density::T5}) {
-    const TernaryWeight w(codes.data(), n, k, {1}, 0, false, density);
+  for (const Packing packing : kPackings) {
+    const TernaryWeight w(codes.data(), n, k, {1}, 0, false, packing);
     ternary_matmul({q.data(), static_cast<int64_t>(q.size()) / k, k}, w, got.data());
     for (size_t i = 0; i < want.size(); ++i) {
       if (got[i] == want[i]) continue;
@@ -92,9 +94,9 @@ void ternary_sums() {
   for (const auto& [n, k] : shapes) {
     const Codes codes = trits(n * k);
     for (const int64_t tokens : {1, 2, 3, 8, 17}) check_sums(codes, bytes(tokens * k), n, k);
-    for (const Density density : {Density::T2, Density::T5}) {
+    for (const Packing packing : kPackings) {
       Codes back(codes.size());
-      TernaryWeight(codes.data(), n, k, {1}, 0, false, density).codes(back.data());
+      TernaryWeight(codes.data(), n, k, {1}, 0, false, packing).codes(back.data());
       if (back != codes) std::printf("%s: packing lost codes\n", isa), std::exit(1);
     }
   }
@@ -112,12 +114,15 @@ void products() {
   const Codes codes = trits(n * k);
   for (const int64_t scales : {int64_t{1}, n, n * k / group})
     for (const int64_t tokens : {1, 2, 9}) {
-      const TernaryWeight w(codes.data(), n, k, floats(scales), scales > n ? group : 0, scales == n);
-      const Floats x = floats(tokens * k);
-      Floats y(static_cast<size_t>(tokens * n));
-      const Product product{&w, nullptr, y.data()};
-      linear(rows_of(x, tokens), &product, 1);
-      print("ternary linear " + std::to_string(scales) + " " + std::to_string(tokens), y);
+      const Floats s = floats(scales), x = floats(tokens * k);
+      for (const Packing packing : kPackings) {
+        if (scales > n && !takes_groups(packing)) continue;
+        const TernaryWeight w(codes.data(), n, k, s, scales > n ? group : 0, scales == n, packing);
+        Floats y(static_cast<size_t>(tokens * n));
+        const Product product{&w, nullptr, y.data()};
+        linear(rows_of(x, tokens), &product, 1);
+        print("ternary linear " + std::to_string(scales) + " " + std::to_string(tokens), y);
+      }
     }
   for (int d = 0; d < 4; ++d)
     for (const int64_t tokens : {1, 3, 9}) {
@@ -131,6 +136,20 @@ void products() {
       print("dense linear " + std::to_string(d) + " " + std::to_string(tokens), y);
       print("embed " + std::to_string(d), row);
     }
+  for (int d = 4; d < kDTypes; ++d) {
+    const DType dtype = static_cast<DType>(d);
+    const int64_t columns = 512, bytes = columns / block_columns(dtype) * block_bytes(dtype);
+    std::vector<uint8_t> blocks(static_cast<size_t>(n * bytes));
+    for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = (i * i + 7 * i) >> 3 & 0x3b;  // no half is infinite
+    const DenseWeight w(blocks.data(), n, columns, dtype, nullptr);
+    for (const int64_t tokens : {1, 9}) {
+      const Floats x = floats(tokens * columns);
+      Floats y(static_cast<size_t>(tokens * n));
+      const Product product{nullptr, &w, y.data()};
+      linear(rows_of(x, tokens), &product, 1);
+      print("blocks linear " + std::to_string(d) + " " + std::to_string(tokens), y);
+    }
+  }
 }
 
 void half_floats() {
@@ -177,11 +196,11 @@ void rows() {
 }
 
 // A sequence of 300 tokens in chunks, its blocks in no order.
-void attention_of(DType dtype, int64_t heads, int64_t kv_heads, int64_t head_dim, const std::vector<int>& chunks) {
+void attention_of(KVType type, int64_t heads, int64_t kv_heads, int64_t head_dim, const std::vector<int>& chunks) {
   state = 7;  // chunks must not matter
   const Floats q = floats(300 * heads * head_dim, 1), k = floats(300 * kv_heads * head_dim, 1),
                v = floats(300 * kv_heads * head_dim, 1);
-  KVCache cache(2, 20, 16, kv_heads, head_dim, dtype);
+  KVCache cache(2, 20, 16, kv_heads, head_dim, type);
   std::vector<int32_t> table(20), positions(300);
   for (int i = 0; i < 20; ++i) table[i] = i * 7 % 20;
   for (int i = 0; i < 300; ++i) positions[i] = i;
@@ -194,17 +213,17 @@ void attention_of(DType dtype, int64_t heads, int64_t kv_heads, int64_t head_dim
               v.data() + first * kv_heads * head_dim, cache, 1, batch, 0.125f, y.data() + first * heads * head_dim);
     first += count;
   }
-  print("attention " + std::to_string(static_cast<int>(dtype)) + " " + std::to_string(heads) + "/" +
+  print("attention " + std::to_string(static_cast<int>(type)) + " " + std::to_string(heads) + "/" +
             std::to_string(kv_heads) + " of " + std::to_string(head_dim),
         y);
 }
 
 void attentions() {
-  for (const DType dtype : {DType::F32, DType::F16})
+  for (const KVType type : {KVType::F32, KVType::F16, KVType::I8})
     for (const auto& chunks : {std::vector<int>{300}, std::vector<int>{1, 260, 3, 36}}) {
-      attention_of(dtype, 8, 2, 64, chunks);
-      attention_of(dtype, 3, 3, 40, chunks);
-      attention_of(dtype, 5, 1, 7, chunks);
+      attention_of(type, 8, 2, 64, chunks);
+      attention_of(type, 3, 3, 40, chunks);
+      attention_of(type, 5, 1, 7, chunks);
     }
 }
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet import _core
+from bitnet.backends.packing import BITS
 
 Floats = NDArray[np.float32]
 
@@ -96,10 +97,11 @@ def test_embed_ternary() -> None:
     np.testing.assert_array_equal(got, (codes * np.repeat(scales, 32, axis=1))[ids])
 
 
-def test_embed_ternary_of_either_density() -> None:
+@pytest.mark.parametrize("packing", BITS)
+def test_embed_ternary_of_any_packing(packing: str) -> None:
     codes = np.random.default_rng(0).integers(-1, 2, (40, 70), np.int8)
     ids = np.array([3, 39, 16], np.int32)
-    got = on_every_set(lambda: _core.embed(_core.TernaryWeight(codes, np.float32(0.5), "1.6bit"), ids))
+    got = on_every_set(lambda: _core.embed(_core.TernaryWeight(codes, np.float32(0.5), packing), ids))
     np.testing.assert_array_equal(got, codes[ids] * np.float32(0.5))
 
 

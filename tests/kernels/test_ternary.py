@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet import _core
+from bitnet.backends.packing import BITS, GROUPED
 from bitnet.quant.rules import quantize_activations
 
+PACKINGS = [*BITS]
 SHAPES = [(1, 1), (16, 16), (17, 17), (33, 100), (15, 8640), (48, 6912), (100, 2560), (5, 45568)]
 
 
@@ -26,26 +28,26 @@ def exact(codes: NDArray[np.int8], q: NDArray[np.int8]) -> NDArray[np.int64]:
     return q.astype(np.int64) @ codes.astype(np.int64).T
 
 
-def sums(codes: NDArray[np.int8], q: NDArray[np.int8], density: str = "2bit") -> NDArray[np.int32]:
-    return _core.ternary_matmul_i32(_core.TernaryWeight(codes, np.float32(1), density), q)
+def sums(codes: NDArray[np.int8], q: NDArray[np.int8], packing: str = "2bit") -> NDArray[np.int32]:
+    return _core.ternary_matmul_i32(_core.TernaryWeight(codes, np.float32(1), packing), q)
 
 
-both_densities = pytest.mark.parametrize("density", ["2bit", "1.6bit"])
+every_packing = pytest.mark.parametrize("packing", PACKINGS)
 
 
-@both_densities
+@every_packing
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("tokens", [1, 2, 3, 8, 17])
-def test_sums_equal_numpy(isa: str, shape: tuple[int, int], tokens: int, density: str) -> None:
+def test_sums_equal_numpy(isa: str, shape: tuple[int, int], tokens: int, packing: str) -> None:
     codes, q = random_codes(*shape), random_q(tokens, shape[1])
-    np.testing.assert_array_equal(sums(codes, q, density), exact(codes, q))
+    np.testing.assert_array_equal(sums(codes, q, packing), exact(codes, q))
 
 
-@both_densities
-@pytest.mark.parametrize("tokens", range(1, 18))
-def test_every_panel_width(isa: str, tokens: int, density: str) -> None:
+@every_packing
+@pytest.mark.parametrize("tokens", range(1, 21))
+def test_every_panel_width(isa: str, tokens: int, packing: str) -> None:
     codes, q = random_codes(50, 336), random_q(tokens, 336)
-    np.testing.assert_array_equal(sums(codes, q, density), exact(codes, q))
+    np.testing.assert_array_equal(sums(codes, q, packing), exact(codes, q))
 
 
 def test_all_243_bytes_of_five_trits_decode(isa: str) -> None:
@@ -65,47 +67,55 @@ def test_all_243_bytes_of_five_trits_decode(isa: str) -> None:
 @pytest.mark.parametrize("code", [-1, 0, 1])
 @pytest.mark.parametrize("value", [-128, 127])
 @pytest.mark.parametrize("tokens", [1, 5])
-@both_densities
-def test_extreme_inputs_do_not_overflow(isa: str, code: int, value: int, tokens: int, density: str) -> None:
+@every_packing
+def test_extreme_inputs_do_not_overflow(isa: str, code: int, value: int, tokens: int, packing: str) -> None:
     codes, q = np.full((18, 45568), code, np.int8), np.full((tokens, 45568), value, np.int8)
-    np.testing.assert_array_equal(sums(codes, q, density), exact(codes, q))
+    np.testing.assert_array_equal(sums(codes, q, packing), exact(codes, q))
+
+
+@every_packing
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_extremes_of_either_sign_do_not_overflow(isa: str, tokens: int, packing: str) -> None:
+    q = np.where(random_codes(tokens, 9000) > 0, 127, -128).astype(np.int8)
+    codes = np.vstack([np.sign(q[0]), -np.sign(q[0]), np.sign(q[0]) * (np.arange(9000) % 3 > 0)]).astype(np.int8)
+    np.testing.assert_array_equal(sums(codes, q, packing), exact(codes, q))
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     n=st.integers(1, 70),
     k=st.integers(1, 600),
-    t=st.integers(1, 19),
+    t=st.integers(1, 20),
     seed=st.integers(0, 2**32 - 1),
     threads=st.integers(1, 4),
-    density=st.sampled_from(["2bit", "1.6bit"]),
+    packing=st.sampled_from(PACKINGS),
 )
-def test_any_shape_on_any_set(n: int, k: int, t: int, seed: int, threads: int, density: str) -> None:
+def test_any_shape_on_any_set(n: int, k: int, t: int, seed: int, threads: int, packing: str) -> None:
     codes, q = random_codes(n, k, seed), random_q(t, k, seed)
-    weight, want = _core.TernaryWeight(codes, np.float32(1), density), exact(codes, q)
+    weight, want = _core.TernaryWeight(codes, np.float32(1), packing), exact(codes, q)
     _core.set_threads(threads)
     for name in _core.isas():
         _core.set_isa(name)
         np.testing.assert_array_equal(_core.ternary_matmul_i32(weight, q), want, err_msg=name)
 
 
-@both_densities
+@every_packing
 @pytest.mark.parametrize("shape", SHAPES)
-def test_codes_survive_packing(isa: str, shape: tuple[int, int], density: str) -> None:
+def test_codes_survive_packing(isa: str, shape: tuple[int, int], packing: str) -> None:
     codes = random_codes(*shape)
-    weight = _core.TernaryWeight(codes, np.float32(0.5), density)
-    assert weight.density == density
+    weight = _core.TernaryWeight(codes, np.float32(0.5), packing)
+    assert weight.packing == packing
     np.testing.assert_array_equal(weight.codes(), codes)
     assert weight.shape == shape
 
 
-@both_densities
+@every_packing
 @pytest.mark.parametrize("bad", [-128, -2, 2, 127])
-def test_codes_outside_the_alphabet_are_refused(isa: str, bad: int, density: str) -> None:
+def test_codes_outside_the_alphabet_are_refused(isa: str, bad: int, packing: str) -> None:
     codes = random_codes(20, 40)
     codes[19, 39] = bad
     with pytest.raises(ValueError, match="-1, 0 or 1"):
-        _core.TernaryWeight(codes, np.float32(1), density)
+        _core.TernaryWeight(codes, np.float32(1), packing)
 
 
 @pytest.mark.parametrize("k", [1, 17, 100, 2560, 6912])
@@ -127,27 +137,31 @@ def test_ties_round_to_even(isa: str) -> None:
     np.testing.assert_array_equal(_core.quantize(x)[0], [[127, 0, 2, 2, 0, -2, 126]])
 
 
-@pytest.mark.parametrize("kind", ["tensor", "row", "group"])
+@every_packing
+@pytest.mark.parametrize("kind", ["tensor", "row", 32, 64, 128, 256, 1280])
 @pytest.mark.parametrize("tokens", [1, 2, 9])
-def test_scales_are_applied_in_the_documented_order(isa: str, kind: str, tokens: int) -> None:
-    n, k, group = 37, 384, 128
+def test_scales_are_applied_in_the_documented_order(isa: str, kind: str | int, tokens: int, packing: str) -> None:
+    n, k = 37, 3840
+    if isinstance(kind, int) and packing not in GROUPED:
+        pytest.skip("kept at 2 bits")
     rng = np.random.default_rng(3)
     codes, x = random_codes(n, k), rng.standard_normal((tokens, k)).astype(np.float32)
-    scales = rng.uniform(0.5, 2, {"tensor": (), "row": (n,), "group": (n, k // group)}[kind]).astype(np.float32)
+    shape = (n, k // kind) if isinstance(kind, int) else {"tensor": (), "row": (n,)}[kind]
+    scales = rng.uniform(0.5, 2, shape).astype(np.float32)
     q, s = quantize_activations(x)
-    if kind == "group":
+    if isinstance(kind, int):
         want = np.zeros((tokens, n), np.float32)
-        for g in range(k // group):
-            part = exact(codes[:, g * group : (g + 1) * group], q[:, g * group : (g + 1) * group]).astype(np.float32)
+        for g in range(k // kind):
+            part = exact(codes[:, g * kind : (g + 1) * kind], q[:, g * kind : (g + 1) * kind]).astype(np.float32)
             want = want + part * scales[:, g]
         want = want / s[:, None]
     else:
         want = exact(codes, q).astype(np.float32) * (scales / s[:, None])
-    weight = _core.TernaryWeight(codes, scales)
+    weight = _core.TernaryWeight(codes, scales, packing)
     np.testing.assert_array_equal(_core.linear(x, [weight])[0], want)
     np.testing.assert_array_equal(weight.scales, scales)
     assert weight.scales.shape == scales.shape
-    assert weight.group == (group if kind == "group" else 0)
+    assert weight.group == (kind if isinstance(kind, int) else 0)
 
 
 def test_linear_is_the_same_for_any_batch_and_threads(isa: str) -> None:
@@ -157,6 +171,8 @@ def test_linear_is_the_same_for_any_batch_and_threads(isa: str) -> None:
         _core.TernaryWeight.random(200, 640, 1, 0.7),
         _core.DenseWeight(rng.standard_normal((90, 640)).astype(np.float32), "F32"),
         _core.TernaryWeight(random_codes(65, 640), rng.uniform(0, 1, (65, 10)).astype(np.float32)),
+        _core.TernaryWeight.random(120, 640, 2, 0.5, "tl1"),
+        _core.TernaryWeight.random(72, 640, 3, 0.2, "tl2"),
     ]
     _core.set_threads(1)
     want = _core.linear(x, weights)
@@ -170,23 +186,42 @@ def test_linear_is_the_same_for_any_batch_and_threads(isa: str) -> None:
             np.testing.assert_array_equal(got[0], whole[t])
 
 
-def test_densities_give_the_same_bits_side_by_side(isa: str) -> None:
+def test_packings_give_the_same_bits_side_by_side(isa: str) -> None:
     rng = np.random.default_rng(6)
     x, codes, scales = rng.standard_normal((9, 300)).astype(np.float32), random_codes(70, 300), rng.uniform(0, 1, 70)
-    weights = [_core.TernaryWeight(codes, scales.astype(np.float32), d) for d in ("2bit", "1.6bit")]
-    assert weights[1].nbytes < weights[0].nbytes
+    weights = [_core.TernaryWeight(codes, scales.astype(np.float32), packing) for packing in PACKINGS]
     for tokens in (1, 9):
         together = _core.linear(x[:tokens].copy(), weights)
-        np.testing.assert_array_equal(together[0], together[1])
-        np.testing.assert_array_equal(together[0], _core.linear(x[:tokens].copy(), weights[:1])[0])
-        np.testing.assert_array_equal(together[0], _core.linear(x[:tokens].copy(), weights[1:])[0])
+        for got, weight in zip(together, weights, strict=True):
+            np.testing.assert_array_equal(got, together[0])
+            np.testing.assert_array_equal(got, _core.linear(x[:tokens].copy(), [weight])[0])
 
 
-def test_densities_that_do_not_exist_or_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="1.6bit"):
+@every_packing
+def test_long_prompts_are_cut_without_a_trace(isa: str, packing: str) -> None:
+    rng = np.random.default_rng(7)
+    x, codes = rng.standard_normal((150, 200)).astype(np.float32), random_codes(40, 200)
+    weights = [_core.TernaryWeight(codes, np.float32(0.5), packing), _core.DenseWeight(x[:30].copy(), "F32")]
+    whole = _core.linear(x, weights)
+    for t in (0, 63, 64, 127, 149):
+        for got, alone in zip(whole, _core.linear(x[t : t + 1].copy(), weights), strict=True):
+            np.testing.assert_array_equal(got[t], alone[0])
+    q = random_q(150, 200)
+    np.testing.assert_array_equal(_core.ternary_matmul_i32(weights[0], q), exact(codes, q))
+
+
+@every_packing
+def test_bits_of_a_weight(packing: str) -> None:
+    weight = _core.TernaryWeight.zeros(1600, 9600, packing)
+    assert 8 * (weight.nbytes - 4) / (1600 * 9600) == BITS[packing]
+
+
+def test_packings_that_do_not_exist_or_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="tl2"):
         _core.TernaryWeight(np.zeros((4, 64), np.int8), np.float32(1), "1bit")
-    with pytest.raises(ValueError, match="groups"):
-        _core.TernaryWeight(np.zeros((4, 64), np.int8), np.zeros((4, 4), np.float32), "1.6bit")
+    for packing in set(PACKINGS) - set(GROUPED):
+        with pytest.raises(ValueError, match="groups"):
+            _core.TernaryWeight(np.zeros((4, 64), np.int8), np.zeros((4, 4), np.float32), packing)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (33, 100), (64, 2560)])
@@ -201,8 +236,10 @@ def test_random_weights_are_ternary_balanced_and_repeatable(shape: tuple[int, in
         assert (codes != _core.TernaryWeight.random(*shape, 8, 0.25).codes()).any()
 
 
-def test_random_weights_pad_with_the_code_of_zero(isa: str) -> None:
-    weight = _core.TernaryWeight.random(17, 21, 3, 1.0)
+@every_packing
+def test_random_weights_are_those_of_any_packing_and_pad_with_zeros(isa: str, packing: str) -> None:
+    weight = _core.TernaryWeight.random(17, 21, 3, 1.0, packing)
+    np.testing.assert_array_equal(weight.codes(), _core.TernaryWeight.random(17, 21, 3).codes())
     q = random_q(3, 21)
     np.testing.assert_array_equal(_core.ternary_matmul_i32(weight, q), exact(weight.codes(), q))
 

@@ -8,6 +8,8 @@ import pytest
 from bitnet import formats
 from bitnet.formats import TensorSpec, trits, write_gguf
 from bitnet.formats.gguf_codecs import decode, encode
+from bitnet.formats.gguf_types import BY_NAME
+from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
 
 
@@ -48,6 +50,24 @@ def test_float_bytes_are_those_of_gguf(gguf, dtype):
     data = encode(DenseTensor(values), dtype)
     assert (data == theirs.reshape(-1).view(np.uint8)).all()
     assert (decode(data, values.shape, dtype).dequantize() == gguf.quants.dequantize(theirs, kind)).all()
+
+
+@pytest.mark.parametrize("dtype", sorted(BLOCKS))
+def test_any_block_means_what_it_means_to_gguf(gguf, dtype):
+    rng, kind = np.random.default_rng(0), BLOCKS[dtype]
+    data = rng.integers(0, 256, (9, 2 * kind.nbytes)).astype(np.uint8)
+    view = data.reshape(-1).view(kind.layout)
+    for name in {"d", "dmin"} & {*view.dtype.names}:
+        view[name] = rng.standard_normal(len(view)).astype(np.float16)
+    theirs = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[dtype])
+    assert (decode(data.reshape(-1), (9, 2 * kind.weights), dtype).dequantize() == theirs).all()
+
+
+def test_sizes_are_those_of_gguf(gguf):
+    known = {kind.name: sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
+    ours = {name: (kind.block, kind.nbytes) for name, kind in BY_NAME.items() if name in known}
+    assert ours == {name: known[name] for name in ours} and len(ours) > 20
+    assert all(gguf.GGMLQuantizationType[name] == BY_NAME[name].id for name in ours)
 
 
 METADATA = {

@@ -19,7 +19,7 @@ constexpr int kPrefetchBytes = 6144, kDenseRows = 2, kDenseTokens = 2, kAttentio
 // -128 and +32512 with q = 127: both fit. Then they are flushed to int32. Field 4 adds a third pair at scale 1.
 constexpr int kFlushOne = 8;
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q, I32x16& acc) {
   const __m256i low = _mm256_set1_epi8(0x03), high = _mm256_set1_epi8(0x0c), ones = _mm256_set1_epi16(1);
   __m256i total1[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()},
@@ -30,12 +30,12 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
             sum4[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     for (int64_t b = first; b < last; ++b) {
       prefetch(w + b * kBlockBytes + kPrefetchBytes);
-      const int8_t* x = q + b * block_columns(density);
+      const int8_t* x = q + b * block_columns(packing);
       const __m256i q0 = broadcast(x), q1 = broadcast(x + 4), q2 = broadcast(x + 8), q3 = broadcast(x + 12);
       for (int h = 0; h < 2; ++h) {
-        const Half half = load_half_block<density>(w + b * kBlockBytes + 32 * h);
+        const Half half = load_half_block<packing>(w + b * kBlockBytes + 32 * h);
         const __m256i v = half.four, u = _mm256_srli_epi16(v, 4);
-        if constexpr (density == Density::T5)
+        if constexpr (packing == Packing::T5)
           sum1[h] = _mm256_add_epi16(sum1[h], _mm256_maddubs_epi16(half.fifth, broadcast(x + 16)));
         sum1[h] = _mm256_add_epi16(sum1[h], _mm256_maddubs_epi16(_mm256_and_si256(v, low), q0));
         sum4[h] = _mm256_add_epi16(sum4[h], _mm256_maddubs_epi16(_mm256_and_si256(v, high), q1));
@@ -54,21 +54,21 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
 
 // Up to four tokens, every field moved to scale 1: a block adds four pairs, 4 * 512 = 2048; 16 blocks reach -32768 or
 // +32512. With five pairs, 2560, 12 blocks reach 30720.
-constexpr int flush_tile(Density d) { return d == Density::T5 ? 12 : 16; }
+constexpr int flush_tile(Packing d) { return d == Packing::T5 ? 12 : 16; }
 
-template <Density density, int M>
+template <Packing packing, int M>
 BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
   const __m256i low = _mm256_set1_epi8(0x03), ones = _mm256_set1_epi16(1);
   for (int m = 0; m < M; ++m) acc[m] = fill(0);
-  for (int64_t first = 0; first < blocks; first += flush_tile(density)) {
-    const int64_t last = first + flush_tile(density) < blocks ? first + flush_tile(density) : blocks;
+  for (int64_t first = 0; first < blocks; first += flush_tile(packing)) {
+    const int64_t last = first + flush_tile(packing) < blocks ? first + flush_tile(packing) : blocks;
     __m256i sum[M][2];
     for (int m = 0; m < M; ++m) sum[m][0] = sum[m][1] = _mm256_setzero_si256();
     for (int64_t b = first; b < last; ++b) {
       prefetch(w + b * kBlockBytes + kPrefetchBytes);
-      Half v0 = load_half_block<density>(w + b * kBlockBytes), v1 = load_half_block<density>(w + b * kBlockBytes + 32);
-      const int8_t* x = panel + b * block_columns(density) * tokens;
-      constexpr int F = fields(density);
+      Half v0 = load_half_block<packing>(w + b * kBlockBytes), v1 = load_half_block<packing>(w + b * kBlockBytes + 32);
+      const int8_t* x = panel + b * block_columns(packing) * tokens;
+      constexpr int F = fields(packing);
 #pragma GCC unroll 5
       for (int f = 0; f < F; ++f) {
         const __m256i c0 = f == 4 ? v0.fifth : _mm256_and_si256(v0.four, low),
@@ -88,24 +88,10 @@ BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* p
   }
 }
 
-template <Density density, int M, int G>
-BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
-                                I32x16 (&acc)[G][M]) {
-  for (int g = 0; g < G; ++g) {
-    const uint8_t* group = w + g * stride;
-    if constexpr (M == 1) {
-      ternary_one<density>(group, blocks, panel, acc[g][0]);
-    } else if constexpr (M <= 4) {
-      ternary_few<density, M>(group, blocks, panel, M, acc[g]);
-    } else {
-      ternary_few<density, 4>(group, blocks, panel, M, acc[g]);
-      ternary_few<density, M - 4>(group, blocks, panel + 16, M, acc[g] + 4);
-    }
-  }
-}
-
 // clang-format off
+#include "kernels/tile-inl.h"
 #include "kernels/avx2/screen-inl.h"
+#include "kernels/avx2/cells-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on
 

@@ -37,6 +37,11 @@ BITNET_INLINE __m256i broadcast(const int8_t* q) {
   return _mm256_set1_epi32(four);
 }
 
+#define BITNET_LOOKUP_LANES
+BITNET_INLINE NativeB lookup_lanes(NativeB table, NativeB index) {
+  return (NativeB)_mm256_shuffle_epi8((__m256i)table, (__m256i)index);
+}
+
 // A block half of T5 as fields 0 to 3, which lie as in T2, and field 4.
 struct Half {
   __m256i four, fifth;
@@ -56,10 +61,10 @@ BITNET_INLINE __m256i lookup(const uint8_t* table, __m256i low, __m256i bit4, __
   return _mm256_blendv_epi8(first, second, bit5);
 }
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE Half load_half_block(const uint8_t* p) {
   const __m256i c = _mm256_loadu_si256((const __m256i*)p);
-  if constexpr (density == Density::T2) return {c, c};
+  if constexpr (packing == Packing::T2) return {c, c};
   const __m256i nibble = _mm256_set1_epi8(15), low = _mm256_and_si256(c, nibble),
                 high = _mm256_and_si256(_mm256_srli_epi16(c, 2), nibble);
   const __m256i bit4 = _mm256_slli_epi16(c, 3), bit5 = _mm256_slli_epi16(c, 2), bit6 = _mm256_slli_epi16(c, 1);

@@ -27,15 +27,20 @@ BITNET_INLINE __m512i broadcast(const int8_t* q) {
   return _mm512_set1_epi32(four);
 }
 
+#define BITNET_LOOKUP_LANES
+BITNET_INLINE NativeB lookup_lanes(NativeB table, NativeB index) {
+  return (NativeB)_mm512_shuffle_epi8((__m512i)table, (__m512i)index);
+}
+
 // A block of T5 as fields 0 to 3, which lie as in T2, and field 4.
 struct Block {
   __m512i four, fifth;
 };
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE Block load_block(const uint8_t* p) {
   const __m512i c = _mm512_loadu_si512(p);
-  if constexpr (density == Density::T2) return {c, c};
+  if constexpr (packing == Packing::T2) return {c, c};
   const __m512i high = _mm512_srli_epi16(c, 2);  // what comes from the next byte is in bits 6 and 7
   return {_mm512_xor_si512(lookup(kFiveTrits.a, c), lookup(kFiveTrits.g, high)), lookup(kFiveTrits.h, high)};
 }
@@ -43,20 +48,20 @@ BITNET_INLINE Block load_block(const uint8_t* p) {
 // One token, shift-free: the masked byte is code * 4^f, so field f has its own sum, which is shifted once at the end;
 // field 4 shares that of field 0. A sum of field f < 4 grows by at most 2 * 4^f * 128 * 4 a block, so field 3 is safe
 // below 2^31 / 2^16 = 32,768 blocks, or 524,288 columns.
-template <Density density>
+template <Packing packing>
 BITNET_INLINE void add_block(const uint8_t* p, const int8_t* q, __m512i (&sum)[4]) {
   const __m512i mask[4] = {_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0c), _mm512_set1_epi8(0x30),
                            _mm512_set1_epi8((char)0xc0)};
-  const Block v = load_block<density>(p);
+  const Block v = load_block<packing>(p);
 #pragma GCC unroll 4
   for (int f = 0; f < 4; ++f)
     sum[f] = _mm512_dpbusd_epi32(sum[f], _mm512_and_si512(v.four, mask[f]), broadcast(q + 4 * f));
-  if constexpr (density == Density::T5) sum[0] = _mm512_dpbusd_epi32(sum[0], v.fifth, broadcast(q + 16));
+  if constexpr (packing == Packing::T5) sum[0] = _mm512_dpbusd_epi32(sum[0], v.fifth, broadcast(q + 16));
 }
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE __m512i ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q) {
-  constexpr int columns = block_columns(density);
+  constexpr int columns = block_columns(packing);
   __m512i even[4], odd[4];  // two blocks in flight, because a product-sum takes longer than a block
   for (int f = 0; f < 4; ++f) even[f] = odd[f] = _mm512_setzero_si512();
   int64_t b = 0;
@@ -64,10 +69,10 @@ BITNET_INLINE __m512i ternary_one(const uint8_t* w, int64_t blocks, const int8_t
     const uint8_t* p = w + b * kBlockBytes;
     prefetch(p + kPrefetchBytes);
     prefetch(p + kPrefetchBytes + kBlockBytes);
-    add_block<density>(p, q + b * columns, even);
-    add_block<density>(p + kBlockBytes, q + (b + 1) * columns, odd);
+    add_block<packing>(p, q + b * columns, even);
+    add_block<packing>(p + kBlockBytes, q + (b + 1) * columns, odd);
   }
-  if (b < blocks) add_block<density>(w + b * kBlockBytes, q + b * columns, even);
+  if (b < blocks) add_block<packing>(w + b * kBlockBytes, q + b * columns, even);
   for (int f = 0; f < 4; ++f) even[f] = _mm512_add_epi32(even[f], odd[f]);
   return _mm512_add_epi32(_mm512_add_epi32(even[0], _mm512_srai_epi32(even[1], 2)),
                           _mm512_add_epi32(_mm512_srai_epi32(even[2], 4), _mm512_srai_epi32(even[3], 6)));
@@ -75,7 +80,7 @@ BITNET_INLINE __m512i ternary_one(const uint8_t* w, int64_t blocks, const int8_t
 
 // M tokens by G row groups: each field is moved to scale 1 once and serves all tokens, each broadcast serves all row
 // groups.
-template <Density density, int M, int G>
+template <Packing packing, int M, int G>
 BITNET_INLINE void ternary_many(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
                                 I32x16 (&acc)[G][M]) {
   const __m512i low = _mm512_set1_epi8(0x03);
@@ -87,10 +92,10 @@ BITNET_INLINE void ternary_many(const uint8_t* w, int64_t stride, int64_t blocks
     for (int g = 0; g < G; ++g) {
       // The same block of the next row groups: this one was fetched a pass ago.
       _mm_prefetch((const char*)(w + (G + g) * stride + b * kBlockBytes), _MM_HINT_T1);
-      const Block block = load_block<density>(w + g * stride + b * kBlockBytes);
+      const Block block = load_block<packing>(w + g * stride + b * kBlockBytes);
       v[g] = block.four, fifth[g] = block.fifth;
     }
-    constexpr int F = fields(density);
+    constexpr int F = fields(packing);
 #pragma GCC unroll 5
     for (int f = 0; f < F; ++f) {
       __m512i code[G];
@@ -98,7 +103,7 @@ BITNET_INLINE void ternary_many(const uint8_t* w, int64_t stride, int64_t blocks
         code[g] = f == 4 ? fifth[g] : _mm512_and_si512(v[g], low);
         v[g] = _mm512_srli_epi16(v[g], 2);
       }
-      const int8_t* q = panel + (fields(density) * b + f) * M * 4;
+      const int8_t* q = panel + (fields(packing) * b + f) * M * 4;
       for (int m = 0; m < M; ++m) {
         const __m512i four = broadcast(q + 4 * m);
         for (int g = 0; g < G; ++g) sum[g][m] = _mm512_dpbusd_epi32(sum[g][m], code[g], four);
@@ -109,15 +114,17 @@ BITNET_INLINE void ternary_many(const uint8_t* w, int64_t stride, int64_t blocks
     for (int m = 0; m < M; ++m) acc[g][m] = (I32x16)sum[g][m];
 }
 
-template <Density density, int M, int G>
+template <Packing packing, int M, int G>
 BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
                                 I32x16 (&acc)[G][M]) {
   if constexpr (M == 1) {
-    for (int g = 0; g < G; ++g) acc[g][0] = (I32x16)ternary_one<density>(w + g * stride, blocks, panel);
+    for (int g = 0; g < G; ++g) acc[g][0] = (I32x16)ternary_one<packing>(w + g * stride, blocks, panel);
   } else {
-    ternary_many<density, M, G>(w, stride, blocks, panel, acc);
+    ternary_many<packing, M, G>(w, stride, blocks, panel, acc);
   }
 }
+
+#include "kernels/avx512_vnni/cells-inl.h"
 
 uint64_t read(const uint8_t* p, int64_t bytes) {
   __m512i a = _mm512_setzero_si512(), b = a;

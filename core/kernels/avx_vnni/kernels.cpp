@@ -20,7 +20,7 @@ BITNET_INLINE void dot(__m256i& sum, __m256i code, __m256i four) {
 // One token, shift-free: the masked byte is code * 4^f, so field f has its own sum, which is shifted once at the end. A
 // sum of field f grows by at most 2 * 4^f * 128 * 4 a block, so field 3 is safe below 2^31 / 2^16 = 32,768 blocks, or
 // 524,288 columns.
-template <Density density>
+template <Packing packing>
 BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q, I32x16& acc) {
   const __m256i mask[4] = {_mm256_set1_epi8(0x03), _mm256_set1_epi8(0x0c), _mm256_set1_epi8(0x30),
                            _mm256_set1_epi8((char)0xc0)};
@@ -28,16 +28,16 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
   for (int f = 0; f < 4; ++f) lo[f] = hi[f] = _mm256_setzero_si256();
   for (int64_t b = 0; b < blocks; ++b) {
     prefetch(w + b * kBlockBytes + kPrefetchBytes);
-    const Half v = load_half_block<density>(w + b * kBlockBytes),
-               u = load_half_block<density>(w + b * kBlockBytes + 32);
-    const int8_t* x = q + b * block_columns(density);
+    const Half v = load_half_block<packing>(w + b * kBlockBytes),
+               u = load_half_block<packing>(w + b * kBlockBytes + 32);
+    const int8_t* x = q + b * block_columns(packing);
 #pragma GCC unroll 4
     for (int f = 0; f < 4; ++f) {
       const __m256i four = broadcast(x + 4 * f);
       dot(lo[f], _mm256_and_si256(v.four, mask[f]), four);
       dot(hi[f], _mm256_and_si256(u.four, mask[f]), four);
     }
-    if constexpr (density == Density::T5) {
+    if constexpr (packing == Packing::T5) {
       const __m256i four = broadcast(x + 16);
       dot(lo[0], v.fifth, four);
       dot(hi[0], u.fifth, four);
@@ -49,7 +49,7 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
 
 // Up to four tokens: each field is moved to scale 1 once and serves all of them. One or two tokens keep two sums for
 // each, because a product-sum takes longer than a field.
-template <Density density, int M>
+template <Packing packing, int M>
 BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
   const __m256i low = _mm256_set1_epi8(0x03);
   constexpr int S = M <= 2 ? 2 : 1;
@@ -58,9 +58,9 @@ BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* p
     for (int m = 0; m < M; ++m) lo[s][m] = hi[s][m] = _mm256_setzero_si256();
   for (int64_t b = 0; b < blocks; ++b) {
     prefetch(w + b * kBlockBytes + kPrefetchBytes);
-    Half v = load_half_block<density>(w + b * kBlockBytes), u = load_half_block<density>(w + b * kBlockBytes + 32);
-    const int8_t* x = panel + b * block_columns(density) * tokens;
-    constexpr int F = fields(density);
+    Half v = load_half_block<packing>(w + b * kBlockBytes), u = load_half_block<packing>(w + b * kBlockBytes + 32);
+    const int8_t* x = panel + b * block_columns(packing) * tokens;
+    constexpr int F = fields(packing);
 #pragma GCC unroll 5
     for (int f = 0; f < F; ++f) {
       const __m256i c = f == 4 ? v.fifth : _mm256_and_si256(v.four, low),
@@ -78,24 +78,10 @@ BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* p
     for (int m = 0; m < M; ++m) acc[m] = acc[m] + I32x16{(NativeI)lo[1][m], (NativeI)hi[1][m]};
 }
 
-template <Density density, int M, int G>
-BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
-                                I32x16 (&acc)[G][M]) {
-  for (int g = 0; g < G; ++g) {
-    const uint8_t* group = w + g * stride;
-    if constexpr (M == 1) {
-      ternary_one<density>(group, blocks, panel, acc[g][0]);
-    } else if constexpr (M <= 4) {
-      ternary_few<density, M>(group, blocks, panel, M, acc[g]);
-    } else {
-      ternary_few<density, 4>(group, blocks, panel, M, acc[g]);
-      ternary_few<density, M - 4>(group, blocks, panel + 16, M, acc[g] + 4);
-    }
-  }
-}
-
 // clang-format off
+#include "kernels/tile-inl.h"
 #include "kernels/avx_vnni/screen-inl.h"
+#include "kernels/avx_vnni/cells-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on
 

@@ -49,6 +49,11 @@ BITNET_INLINE int8x16_t broadcast(const int8_t* q) {
   return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
+#define BITNET_LOOKUP_LANES
+BITNET_INLINE NativeB lookup_lanes(NativeB table, NativeB index) {
+  return (NativeB)vqtbl1q_u8((uint8x16_t)table, (uint8x16_t)index);
+}
+
 // A quarter of a block as fields 0 to 3, which lie as in T2, and field 4.
 struct Quarter {
   uint8x16_t four, fifth;
@@ -58,10 +63,10 @@ BITNET_INLINE uint8x16_t lookup(const uint8_t* table, uint8x16_t index) {
   return vqtbl4q_u8(vld1q_u8_x4(table), index);
 }
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE Quarter load_quarter(const uint8_t* p) {
   const uint8x16_t c = vld1q_u8(p);
-  if constexpr (density == Density::T2) return {c, c};
+  if constexpr (packing == Packing::T2) return {c, c};
   const uint8x16_t low = vandq_u8(c, vdupq_n_u8(63)), high = vshrq_n_u8(c, 2);
   return {veorq_u8(lookup(kFiveTrits.a, low), lookup(kFiveTrits.g, high)), lookup(kFiveTrits.h, high)};
 }

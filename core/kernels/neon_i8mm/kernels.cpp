@@ -13,6 +13,7 @@ constexpr int kPrefetchBytes = 1024, kDenseRows = 2, kDenseTokens = 2, kAttentio
 // clang-format off
 #include "kernels/neon/vectors-inl.h"
 #include "kernels/neon_dotprod/dot-inl.h"
+#include "kernels/neon_dotprod/cells-inl.h"
 // clang-format on
 
 // Four bytes of the token at p, four of the one after it.
@@ -41,26 +42,26 @@ BITNET_INLINE uint8x16_t zip_high(uint8x16_t a, uint8x16_t b) {
 }
 
 // Two blocks, or a last one alone.
-template <Density density, int P>
+template <Packing packing, int P>
 BITNET_INLINE void add_blocks(const uint8_t* w, const int8_t* q, int64_t tokens, bool both, int32x4_t (&sum)[P][8]) {
   Quarter rows[8];
   for (int i = 0; i < 4; ++i) {
-    const Quarter v = load_quarter<density>(w + 16 * i),
-                  u = both ? load_quarter<density>(w + kBlockBytes + 16 * i) : Quarter{vdupq_n_u8(0), vdupq_n_u8(0)};
+    const Quarter v = load_quarter<packing>(w + 16 * i),
+                  u = both ? load_quarter<packing>(w + kBlockBytes + 16 * i) : Quarter{vdupq_n_u8(0), vdupq_n_u8(0)};
     rows[2 * i] = {zip_low(v.four, u.four), zip_low(v.fifth, u.fifth)};
     rows[2 * i + 1] = {zip_high(v.four, u.four), zip_high(v.fifth, u.fifth)};
   }
-  const int8_t* next = both ? q + block_columns(density) * tokens : nullptr;
+  const int8_t* next = both ? q + block_columns(packing) * tokens : nullptr;
   add_field<P, 0>(rows, q, next, sum);
   add_field<P, 1>(rows, q + 4 * tokens, both ? next + 4 * tokens : nullptr, sum);
   add_field<P, 2>(rows, q + 8 * tokens, both ? next + 8 * tokens : nullptr, sum);
   add_field<P, 3>(rows, q + 12 * tokens, both ? next + 12 * tokens : nullptr, sum);
-  if constexpr (density == Density::T5)
+  if constexpr (packing == Packing::T5)
     add_field<P, 4>(rows, q + 16 * tokens, both ? next + 16 * tokens : nullptr, sum);
 }
 
 // P pairs of tokens of a panel of `tokens`.
-template <Density density, int P>
+template <Packing packing, int P>
 BITNET_INLINE void ternary_pairs(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
   int32x4_t sum[P][8];  // row 2i by both tokens, row 2i + 1 by both
   for (int p = 0; p < P; ++p)
@@ -69,10 +70,10 @@ BITNET_INLINE void ternary_pairs(const uint8_t* w, int64_t blocks, const int8_t*
   for (; b + 2 <= blocks; b += 2) {
     prefetch(w + b * kBlockBytes + kPrefetchBytes);
     prefetch(w + (b + 1) * kBlockBytes + kPrefetchBytes);
-    add_blocks<density, P>(w + b * kBlockBytes, panel + block_columns(density) * b * tokens, tokens, true, sum);
+    add_blocks<packing, P>(w + b * kBlockBytes, panel + block_columns(packing) * b * tokens, tokens, true, sum);
   }
   if (b < blocks)
-    add_blocks<density, P>(w + b * kBlockBytes, panel + block_columns(density) * b * tokens, tokens, false, sum);
+    add_blocks<packing, P>(w + b * kBlockBytes, panel + block_columns(packing) * b * tokens, tokens, false, sum);
   for (int p = 0; p < P; ++p) {
     int32x4_t even[4], odd[4];
     for (int i = 0; i < 4; ++i) {
@@ -84,22 +85,18 @@ BITNET_INLINE void ternary_pairs(const uint8_t* w, int64_t blocks, const int8_t*
   }
 }
 
-template <Density density, int M, int G>
-BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
-                                I32x16 (&acc)[G][M]) {
-  for (int g = 0; g < G; ++g) {
-    const uint8_t* group = w + g * stride;
-    if constexpr (M == 1) {
-      ternary_one<density>(group, blocks, panel, acc[g][0]);
-    } else {
-      for (int m = 0; m + 4 <= M; m += 4) ternary_pairs<density, 2>(group, blocks, panel + 4 * m, M, acc[g] + m);
-      if constexpr (M % 4 >= 2) ternary_pairs<density, 1>(group, blocks, panel + M / 4 * 16, M, acc[g] + M / 4 * 4);
-      if constexpr (M % 2 == 1) ternary_few<density, 1>(group, blocks, panel + 4 * (M - 1), M, acc[g] + M - 1);
-    }
-  }
+#define BITNET_TERNARY_SEVERAL
+template <Packing packing, int M>
+BITNET_INLINE void ternary_several(const uint8_t* w, int64_t blocks, const int8_t* panel, I32x16 (&acc)[M]) {
+  for (int m = 0; m + 4 <= M; m += 4) ternary_pairs<packing, 2>(w, blocks, panel + 4 * m, M, acc + m);
+  if constexpr (M % 4 >= 2) ternary_pairs<packing, 1>(w, blocks, panel + M / 4 * 16, M, acc + M / 4 * 4);
+  if constexpr (M % 2 == 1) ternary_few<packing, 1>(w, blocks, panel + 4 * (M - 1), M, acc + M - 1);
 }
 
+// clang-format off
+#include "kernels/tile-inl.h"
 #include "kernels/algorithms-inl.h"
+// clang-format on
 
 }  // namespace
 

@@ -39,18 +39,18 @@ BITNET_INLINE void store_low_bytes(int8_t* p, I32x16 v) {
   for (int i = 0; i < kLanes; ++i) p[i] = (int8_t)lanes[i];
 }
 
-template <Density density, int M, int G>
+template <Packing packing, int M, int G>
 BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
                                 I32x16 (&acc)[G][M]) {
   int32_t sums[G][M][kGroupRows] = {};
   for (int64_t b = 0; b < blocks; ++b) {
     for (int g = 0; g < G; ++g) {
       const uint8_t* block = w + g * stride + b * kBlockBytes;
-      for (int f = 0; f < fields(density); ++f)
+      for (int f = 0; f < fields(packing); ++f)
         for (int m = 0; m < M; ++m) {
-          const int8_t* q = panel + ((fields(density) * b + f) * M + m) * 4;
+          const int8_t* q = panel + ((fields(packing) * b + f) * M + m) * 4;
           for (int r = 0; r < kGroupRows; ++r)
-            for (int j = 0; j < 4; ++j) sums[g][m][r] += code_of(density, block[4 * r + j], f) * q[j];
+            for (int j = 0; j < 4; ++j) sums[g][m][r] += code_of(packing, block[4 * r + j], f) * q[j];
         }
     }
   }

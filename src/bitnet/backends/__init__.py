@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from bitnet.backends.base import Ops
+from bitnet.backends.packing import KERNELS, WEIGHTS, asked
 from bitnet.errors import ParameterError
 
 BACKENDS = ("cpu", "reference")
 
 
-def make(name: str = "cpu") -> Ops:
-    """A backend by name; imported only now, since each may need something that is not installed."""
+def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
+    """A backend by name; imported only now, since each may need something that is not installed.
+
+    weights, kernel: how "cpu" keeps and multiplies ternary weights, out of WEIGHTS and KERNELS.
+    """
+    packing = asked(weights, kernel)
     if name == "cpu":
         from bitnet.backends.cpu import CPU
 
-        return CPU()
+        return CPU(packing)
     if name == "reference":
+        if packing != "auto":
+            raise ParameterError(f"The backend {name} has neither weights {weights!r} nor a kernel {kernel!r}.")
         from bitnet.backends.reference import Reference
 
         return Reference()

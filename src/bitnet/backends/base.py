@@ -23,6 +23,12 @@ Cache = Any  # keys and values of every layer, as the backend keeps them
 Ints = NDArray[np.int32]
 
 BLOCK_SIZE = 16  # positions in a block of the paged cache
+KV_TYPES = ("f16", "f32", "int8")  # of cached keys and values
+
+
+def kv_vector_bytes(dtype: str, head_dim: int) -> int:
+    """What the key or the value of one position and head takes in a cache."""
+    return head_dim + 4 if dtype == "int8" else head_dim * (2 if dtype == "f16" else 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +102,23 @@ class Ops(ABC):
     name: str
     screens: bool = False  # whether add_screen does something
 
+    def settle(self, count: int, room: int) -> float:
+        """Decide how the ternary weights to come are kept: `count` of them, for which there are `room` bytes.
+
+        Returns the bits that a weight will take.
+        """
+        return 2.0
+
     @abstractmethod
     def put(self, tensor: Tensor) -> Weight:
         """Take a weight into the backend's own memory and layout."""
 
     @abstractmethod
     def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> Cache:
-        """A cache of `blocks` blocks of BLOCK_SIZE positions in every layer; dtype "f32" or "f16"."""
+        """A cache of `blocks` blocks of BLOCK_SIZE positions in every layer; dtype one of KV_TYPES.
+
+        "int8" keeps each vector (of a position and head) as int8 codes and a float32 scale, absmax / 127.
+        """
 
     @abstractmethod
     def embed(self, ids: Ints, table: Weight) -> Value:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 import bitnet._core as _core
 from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
+from bitnet.backends.packing import BITS, GROUPED, settled
 from bitnet.backends.plan import Plan
 from bitnet.errors import ParameterError
 from bitnet.quant.tensor import Tensor, TernaryTensor
@@ -19,25 +22,40 @@ MOST_COLUMNS = 65536  # of a screen: its sums of bytes fit into 32 bits
 
 
 class CPU(Ops):
+    """packing: how ternary weights are kept, a name in packing.BITS; "auto" is settled when a model is loaded.
+
+    A weight with scales for groups of columns is kept at 2 bits where its packing cannot have them.
+    """
+
     name = "cpu"
     screens = True
 
-    def __init__(self) -> None:
+    def __init__(self, packing: str = "auto") -> None:
         try:
             _core.isa()
         except ValueError as error:
             raise ParameterError(str(error), "Unset BITNET_ISA to let bitnet choose.") from None
         self._angles: dict[Rope, tuple[Floats, Floats]] = {}
+        self._asked, self.packing = packing, "2bit" if packing == "auto" else packing
+
+    def settle(self, count: int, room: int) -> float:
+        self.packing = settled(self._asked, count, room)
+        return BITS[self.packing]
 
     def put(self, tensor: Tensor) -> Matrix | Floats:
         if isinstance(tensor, TernaryTensor):
-            return _core.TernaryWeight(tensor.codes, tensor.scales)
+            packing = self.packing if self.packing in GROUPED or not tensor.group else "2bit"
+            return _core.TernaryWeight(tensor.codes, tensor.scales, packing)
         if len(tensor.shape) == 1:
             return tensor.dequantize()
         return _core.DenseWeight(tensor.data, tensor.dtype, tensor.scales)
 
     def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> _core.KVCache:
-        return _core.KVCache(layers, blocks, BLOCK_SIZE, kv_heads=kv_heads, head_dim=head_dim, dtype=dtype.upper())
+        kind = {"f32": "F32", "f16": "F16", "int8": "I8"}[dtype]
+        try:
+            return _core.KVCache(layers, blocks, BLOCK_SIZE, kv_heads=kv_heads, head_dim=head_dim, dtype=kind)
+        except ValueError as error:
+            raise ParameterError(str(error)) from None
 
     def embed(self, ids: Ints, table: Matrix) -> Floats:
         return _core.embed(table, ids)
@@ -109,3 +127,12 @@ class CPU(Ops):
 def weight_bytes(weights: dict[str, Any]) -> int:
     """Bytes that the weights occupy, a tied table counted once."""
     return sum(w.nbytes + getattr(w, "screen_nbytes", 0) for w in {id(w): w for w in weights.values()}.values())
+
+
+def packings(weights: Iterable[Any]) -> str:
+    """How the ternary weights are kept, "1.6bit" or "1.6bit, 2bit", what keeps most of them first; "" without any."""
+    found: Counter[str] = Counter()
+    for weight in weights:
+        if isinstance(weight, _core.TernaryWeight):
+            found[weight.packing] += weight.nbytes
+    return ", ".join(name for name, _ in found.most_common())

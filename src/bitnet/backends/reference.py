@@ -22,6 +22,40 @@ class KVCache:
     keys: NDArray[Any]
     values: NDArray[Any]
 
+    def write(self, layer: int, slots: Ints, k: Floats, v: Floats) -> None:
+        self.keys[layer, slots], self.values[layer, slots] = k, v
+
+    def read(self, layer: int, slots: Ints) -> tuple[Floats, Floats]:
+        return self.keys[layer, slots].astype(np.float32), self.values[layer, slots].astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8KVCache:
+    """codes: int8, (2, layers, slots, kv_heads, head_dim), keys then values; scales: float32, without the last axis."""
+
+    codes: NDArray[np.int8]
+    scales: Floats
+
+    def write(self, layer: int, slots: Ints, k: Floats, v: Floats) -> None:
+        finite = np.isfinite(k).all(-1) & np.isfinite(v).all(-1)
+        for part, x in enumerate((k, v)):
+            codes, scales = quantize_vectors(np.where(np.isfinite(x).all(-1, keepdims=True), x, 0))
+            self.codes[part, layer, slots], self.scales[part, layer, slots] = codes, scales
+        self.scales[1, layer, slots] = np.where(finite, self.scales[1, layer, slots], np.nan)
+
+    def read(self, layer: int, slots: Ints) -> tuple[Floats, Floats]:
+        keys, values = self.codes[:, layer, slots] * self.scales[:, layer, slots, :, None]
+        return keys, values
+
+
+def quantize_vectors(x: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """x (..., d) ~ codes * scales[..., None], scale absmax / 127; vectors of numbers below 1e-30 become zeros."""
+    most = np.abs(x).max(-1)
+    most = np.where(most < np.float32(1e-30), np.float32(0), most)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(most > 0, np.float32(127) / most, np.float32(0))
+    return np.rint(x * inverse[..., None]).astype(np.int8), most / np.float32(127)
+
 
 class Reference(Ops):
     name = "reference"
@@ -31,8 +65,10 @@ class Reference(Ops):
             return tensor.dequantize()
         return tensor
 
-    def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> KVCache:
+    def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> KVCache | Int8KVCache:
         shape = (layers, blocks * BLOCK_SIZE, kv_heads, head_dim)
+        if dtype == "int8":
+            return Int8KVCache(np.zeros((2, *shape), np.int8), np.zeros((2, *shape[:-1]), np.float32))
         kind = {"f32": np.float32, "f16": np.float16}[dtype]
         return KVCache(np.zeros(shape, kind), np.zeros(shape, kind))
 
@@ -65,26 +101,23 @@ class Reference(Ops):
         q: Floats,
         k: Floats,
         v: Floats,
-        cache: KVCache,
+        cache: KVCache | Int8KVCache,
         layer: int,
         step: Step,
         head_dim: int,
         window: int = 0,
     ) -> Floats:
         heads = q.reshape(len(q), -1, head_dim)  # (T, H, D)
-        keys, values = cache.keys[layer], cache.values[layer]  # (slots, Hkv, D)
-        shared = heads.shape[1] // keys.shape[1]
+        shared = q.shape[1] // k.shape[1]
         out = np.empty_like(heads)
         for b, (start, end) in enumerate(zip(step.starts[:-1], step.starts[1:], strict=True)):
             slots = (step.block_tables[b][:, None] * BLOCK_SIZE + np.arange(BLOCK_SIZE)).reshape(-1)
             here = slots[step.positions[start:end]]
-            keys[here] = k[start:end].reshape(end - start, -1, head_dim)
-            values[here] = v[start:end].reshape(end - start, -1, head_dim)
+            cache.write(layer, here, *(x[start:end].reshape(end - start, -1, head_dim) for x in (k, v)))
             for t in range(start, end):
                 last = step.positions[t] + 1
-                past = slots[max(0, last - window) if window else 0 : last]
-                seen_k = np.repeat(keys[past].astype(np.float32), shared, axis=1)  # (P, H, D)
-                seen_v = np.repeat(values[past].astype(np.float32), shared, axis=1)
+                past = cache.read(layer, slots[max(0, last - window) if window else 0 : last])
+                seen_k, seen_v = (np.repeat(x, shared, axis=1) for x in past)  # (P, H, D)
                 scores = np.einsum("hd,phd->hp", heads[t], seen_k) / np.sqrt(np.float32(head_dim))
                 out[t] = np.einsum("hp,phd->hd", softmax(scores), seen_v)
         return out.reshape(q.shape)

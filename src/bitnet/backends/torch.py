@@ -108,7 +108,9 @@ class TorchOps(Ops):
 
     def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> KVCache:
         shape = (layers, blocks * BLOCK_SIZE, kv_heads, head_dim)
-        kind = {"f32": torch.float32, "f16": torch.float16}[dtype]
+        kind = {"f32": torch.float32, "f16": torch.float16}.get(dtype)
+        if kind is None:
+            raise NotImplementedError(f"The torch backend caches f32 or f16, not {dtype}; use backend='cpu'.")
         return KVCache(torch.zeros(shape, dtype=kind), torch.zeros(shape, dtype=kind))
 
     def embed(self, ids: Any, table: Torch) -> Torch:

@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 from bitnet import backends
+from bitnet.models import Decoder
 
 BANDWIDTH_BYTES = 512 << 20  # far more than any cache of a processor's cores holds
 
@@ -41,6 +42,15 @@ def use_threads(backend: str, threads: int) -> int:
     if backend != "cpu":
         return 1
     return backends.set_threads(threads)
+
+
+def packings(backend: str, model: Decoder) -> str:
+    """How the model's ternary weights are kept; "" without the C++ core."""
+    if backend != "cpu":
+        return ""
+    from bitnet.backends.cpu import packings
+
+    return packings(model.weights.values())
 
 
 def isa(backend: str) -> str:

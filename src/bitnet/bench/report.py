@@ -25,7 +25,8 @@ def markdown(results: Iterable[Result]) -> Iterator[str]:
         yield line(cells, widths)
         last = result
     if last is not None:
-        yield f"\nbuild: bitnet {last.build_commit}, {last.isa} on {last.cpu_info}"
+        kept = last.weights and f", weights at {last.weights}"
+        yield f"\nbuild: bitnet {last.build_commit}, {last.isa}{kept} on {last.cpu_info}"
 
 
 LEAST = {"test": 14, "t/s": 16, "GB/s (of read bandwidth)": 24}

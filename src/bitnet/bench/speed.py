@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet.backends.base import BLOCK_SIZE
+from bitnet.backends.base import BLOCK_SIZE, kv_vector_bytes
 from bitnet.engine import SamplingParams, Sequence
 from bitnet.engine.kv_cache import BlockPool
 from bitnet.engine.runner import Runner, make_step
@@ -151,4 +151,4 @@ def kv_bytes(model: Decoder, test: Test, kv: str) -> float:
     """Bytes of cached keys and values that generating one token of `test` reads, on average."""
     c = model.config
     seen = test.n_depth + test.n_prompt + (test.n_gen + 1) / 2
-    return seen * c.num_hidden_layers * 2 * c.num_key_value_heads * c.head_dim * (2 if kv == "f16" else 4)
+    return seen * c.num_hidden_layers * 2 * c.num_key_value_heads * kv_vector_bytes(kv, c.head_dim)

@@ -11,7 +11,7 @@ from typing import Any
 
 import bitnet
 from bitnet import backends, models
-from bitnet.bench.machine import Bandwidth, cpu_info, isa, use_threads
+from bitnet.bench.machine import Bandwidth, cpu_info, isa, packings, use_threads
 from bitnet.bench.speed import Test, kv_bytes, measure, screen_bytes, weight_bytes
 from bitnet.engine import EngineConfig
 from bitnet.errors import ContextError
@@ -33,6 +33,8 @@ class Plan:
     backend: str = "cpu"
     force: bool = False
     head: str = "auto"
+    weights: str = "auto"
+    kernel: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Result:
     bytes_per_token: weights and cache that generating a token reads. gb_per_s: these times the rate.
     read_gb_per_s: what so many threads read at best, and bandwidth_share the part of it that was used.
     logits_hash: of all logits of the last token. head: "screen" where tokens were found by one, else "full".
+    weights: how ternary weights are kept, such as "1.6bit"; "" on other backends.
     """
 
     build_commit: str
@@ -75,6 +78,7 @@ class Result:
     bandwidth_share: float | None
     logits_hash: str
     head: str
+    weights: str
 
     @property
     def test(self) -> Test:
@@ -93,7 +97,9 @@ def run(
         if plan.ctx_size and test.positions > plan.ctx_size:
             raise ContextError(f"{test.name} takes {test.positions} positions; --ctx-size is {plan.ctx_size}.")
     use_threads(plan.backend, max(plan.threads))
-    model = models.load(checkpoint, backends.make(plan.backend), loading, plan.force, plan.head)
+    model = models.load(
+        checkpoint, backends.make(plan.backend, plan.weights, plan.kernel), loading, plan.force, plan.head
+    )
     bandwidth = Bandwidth(plan.backend)
     for threads in plan.threads:
         used = use_threads(plan.backend, threads)
@@ -157,6 +163,7 @@ def one(
         bandwidth_share=moved / peak if moved and peak else None,
         logits_hash=timing.logits_hash,
         head="screen" if screen_bytes(model) else "full",
+        weights=packings(plan.backend, model),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitnet.cli.loading import Progress, StatusLine
-from bitnet.cli.options import KV, Backend, Force, Head, Model
+from bitnet.cli.options import KV, Backend, Force, Head, Kernel, Model, Weights
 from bitnet.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -32,16 +32,21 @@ def command(
     threads: Annotated[Numbers, typer.Option("--threads", "-t", help="Numbers of threads; 0: all allowed.")] = THREADS,
     repetitions: Annotated[int, typer.Option("--repetitions", "-r", min=1, help="Times to repeat each test.")] = 5,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Prompt tokens read in one step.")] = 512,
+    kernels: Annotated[
+        bool, typer.Option("--kernels", help="Compare the ternary kernels of every instruction set here, not a model.")
+    ] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="md, json, jsonl or csv.")] = "md",
     ctx_size: Annotated[int, typer.Option("--ctx-size", "--ctx", "-c", min=0, help="Refuse tests that need more.")] = 0,
     kv: KV = "f16",
     head: Head = "auto",
     backend: Backend = "cpu",
+    weights: Weights = "auto",
+    kernel: Kernel = "auto",
     force: Force = False,
     write: Annotated[
         Path | None, typer.Option("--write", help="Write the synthetic model as this GGUF file and leave.")
     ] = None,
-    weights: Annotated[str, typer.Option("--weights", help="With --write: tq2_0, tq1_0 or i2_s.")] = "tq2_0",
+    file_type: Annotated[str, typer.Option("--type", help="With --write: tq2_0, tq1_0 or i2_s.")] = "tq2_0",
 ) -> None:
     from bitnet.bench import suite
     from bitnet.bench.report import FORMATS
@@ -49,14 +54,20 @@ def command(
 
     if output not in FORMATS:
         raise ParameterError(f"--output is {output!r}.", f"Known: {', '.join(FORMATS)}.")
+    if kernels:
+        for text in kernel_lines(output, whole(threads), repetitions):
+            print(text, flush=True)
+        return
     lengths = [(p, 0) for p in whole(n_prompt) if p] + [(0, n) for n in whole(n_gen) if n]
     tests = tuple(Test(p, n, depth) for depth, (p, n) in product(whole(n_depth), lengths))
     if not tests and write is None:
         raise ParameterError("There is nothing to measure: -p and -n are 0.", "Give one of them: -p 512 or -n 128")
-    plan = suite.Plan(tests, tuple(whole(threads)), repetitions, batch_size, kv, ctx_size, backend, force, head)
+    plan = suite.Plan(
+        tests, tuple(whole(threads)), repetitions, batch_size, kv, ctx_size, backend, force, head, weights, kernel
+    )
     with opened(model, synthetic) as checkpoint:
         if write is not None:
-            write_model(checkpoint, write, weights, force)
+            write_model(checkpoint, write, file_type, force)
         else:
             for line in FORMATS[output](results(checkpoint, plan)):
                 print(line, flush=True)
@@ -91,7 +102,22 @@ def results(checkpoint: Checkpoint, plan: Plan) -> Iterator[Result]:
         status.clear()
 
 
-def write_model(checkpoint: Checkpoint, path: Path, weights: str, force: bool) -> None:
+def kernel_lines(output: str, threads: list[int], samples: int) -> Iterator[str]:
+    """The comparison of kernels in the format asked for."""
+    from bitnet.bench.kernels import compare, markdown
+    from bitnet.bench.report import FORMATS
+
+    status = StatusLine()
+    formats: dict[str, Callable[..., Iterator[str]]] = {**FORMATS, "md": markdown}
+    try:
+        for text in formats[output](compare(threads, samples, status.show)):
+            status.clear()
+            yield text
+    finally:
+        status.clear()
+
+
+def write_model(checkpoint: Checkpoint, path: Path, file_type: str, force: bool) -> None:
     from bitnet.bench.vocabulary import byte_tokenizer
     from bitnet.convert.gguf import write_checkpoint
     from bitnet.models.synthetic import SyntheticCheckpoint
@@ -101,4 +127,4 @@ def write_model(checkpoint: Checkpoint, path: Path, weights: str, force: bool) -
     if path.exists() and not (force and path.is_file()):
         raise ParameterError(f"{path} exists.", "Name another file, or replace a file with --force.")
     tokenizer, progress = byte_tokenizer(), Progress("writing")
-    write_checkpoint(checkpoint, path, weights=weights, tokenizer=tokenizer, progress=progress)  # type: ignore[arg-type]
+    write_checkpoint(checkpoint, path, weights=file_type, tokenizer=tokenizer, progress=progress)  # type: ignore[arg-type]

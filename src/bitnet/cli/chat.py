@@ -13,10 +13,24 @@ import typer
 from bitnet.api import BitNet, sampling_params
 from bitnet.cli.chat_commands import COMMANDS, run_command
 from bitnet.cli.conversation import Conversation
-from bitnet.cli.generation import Report, stream
+from bitnet.cli.generation import Report, note_slid, stream
 from bitnet.cli.lines import Lines, Pipe, Terminal, read_turn
 from bitnet.cli.loading import open_model
-from bitnet.cli.options import KV, Backend, CtxSize, Force, Head, Model, Stats, Threads
+from bitnet.cli.options import (
+    KV,
+    Backend,
+    CtxOverflow,
+    CtxSize,
+    Draft,
+    DraftTokens,
+    Force,
+    Head,
+    Kernel,
+    Model,
+    Stats,
+    Threads,
+    Weights,
+)
 from bitnet.cli.text import note, write
 from bitnet.engine import EngineConfig, SamplingParams
 from bitnet.errors import BitNetError
@@ -34,15 +48,33 @@ def command(
     kv: KV = ENGINE.kv,
     head: Head = ENGINE.head,
     backend: Backend = "cpu",
+    weights: Weights = "auto",
+    kernel: Kernel = "auto",
     force: Force = False,
     stats: Stats = False,
+    draft: Draft = None,
+    draft_tokens: DraftTokens = ENGINE.draft_tokens,
+    ctx_overflow: CtxOverflow = ENGINE.ctx_overflow,
     **sampling: Any,
 ) -> None:
     params = sampling_params(sampling.pop("max_tokens"), sampling)
     conversation = Conversation.load(load) if load is not None else Conversation()
     if system:
         conversation.system = system
-    bitnet = open_model(model, threads, ctx_size, kv, head, backend, force)
+    bitnet = open_model(
+        model,
+        threads=threads,
+        ctx_size=ctx_size,
+        kv=kv,
+        head=head,
+        backend=backend,
+        weights=weights,
+        kernel=kernel,
+        force=force,
+        draft=draft,
+        draft_tokens=draft_tokens,
+        ctx_overflow=ctx_overflow,
+    )
     lines = Terminal(COMMANDS) if sys.stdin.isatty() and sys.stdout.isatty() else Pipe()
     if bitnet.chat_template.warning:
         note(bitnet.chat_template.warning)
@@ -93,7 +125,8 @@ class Chat:
             return
         fitting, ids = fit
         stop = (*self.params.stop, *self.model.chat_template.stop)
-        sequence = self.model.llm.add_request(ids, replace(self.params, stop=stop))
+        keep = self.first_tokens(fitting, ids) if self.slides else None
+        sequence = self.model.llm.add_request(ids, replace(self.params, stop=stop), keep=keep)
         pieces: list[str] = []
 
         def show(piece: str) -> None:
@@ -105,6 +138,7 @@ class Chat:
         write("\n")
         fitting.add("assistant", "".join(pieces).strip())
         self.conversation, self.used = fitting, len(sequence)
+        note_slid(sequence)
         if sequence.finish_reason == "abort":
             note("[stopped]")
         elif len(sequence) >= self.model.llm.ctx_size:
@@ -120,6 +154,8 @@ class Chat:
         while len(ids) + room > size:
             shorter = fitting.without_oldest()
             if shorter is None:
+                if self.slides:
+                    return fitting, ids
                 note(f"This message takes {len(ids)} tokens of the context's {size}: too many.")
                 return None
             fitting, ids, dropped = shorter, shorter.ids(self.model), dropped + 1
@@ -130,10 +166,22 @@ class Chat:
                 return None
         return fitting, ids
 
+    def first_tokens(self, fitting: Conversation, ids: list[int]) -> int:
+        """How many of the conversation's tokens come before the first question: the system prompt's."""
+        empty = Conversation(fitting.system, [{"role": "user", "content": ""}]).ids(self.model)
+        return next((i for i, pair in enumerate(zip(ids, empty)) if pair[0] != pair[1]), min(len(ids), len(empty)))
+
+    @property
+    def slides(self) -> bool:
+        """Whether the user has agreed once and for all that a full context lets go of something."""
+        return self.model.llm.config.ctx_overflow == "slide"
+
     def room(self) -> int:
         most = self.model.llm.ctx_size // ROOM
         return min(most, self.params.max_tokens or most)
 
     def agrees(self, question: str) -> bool:
+        if self.slides:
+            return True
         answer = self.lines.line(question) if self.lines.interactive else None
         return (answer or "").strip().lower() in ("y", "yes")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from bitnet.api import BitNet, Stats
+from bitnet.cli.text import note
 from bitnet.engine import Sequence
 
 
@@ -20,6 +21,12 @@ def stream(model: BitNet, sequence: Sequence, write: Callable[[str], None]) -> N
         model.llm.abort(sequence)  # does nothing to one that has finished
 
 
+def note_slid(sequence: Sequence) -> None:
+    """Say what was dropped from a full context."""
+    if sequence.slid:
+        note(f"[The context was full: {sequence.slid} tokens after the first {sequence.keep} were let go.]")
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Rates in tokens per second, times in seconds, memory in bytes; None where nothing was measured."""
@@ -28,6 +35,11 @@ class Report:
     prompt_per_second: float | None
     generated_tokens: int
     generated_per_second: float | None
+    drafted: int  # guesses at tokens
+    accepted: int  # those that were right
+    acceptance: float | None
+    tokens_per_step: float | None
+    slid: int  # tokens that a full context let go
     time_to_first_token: float
     context_used: int
     context_size: int
@@ -45,6 +57,11 @@ class Report:
             rate(stats.prompt_tokens, stats.prompt_seconds),
             stats.generated_tokens,
             rate(stats.generated_tokens - 1, stats.generated_seconds),  # the first came with the prompt
+            stats.drafted,
+            stats.accepted,
+            stats.accepted / stats.drafted if stats.drafted else None,
+            stats.generated_tokens / stats.steps if stats.steps else None,
+            stats.slid,
             stats.prompt_seconds,
             len(sequence),
             model.llm.ctx_size,
@@ -59,12 +76,20 @@ class Report:
             (
                 f"prompt {self.prompt_tokens} @ {shown(self.prompt_per_second)} t/s",
                 f"generated {self.generated_tokens} @ {shown(self.generated_per_second)} t/s",
+                *self.guesses(),
                 f"TTFT {1000 * self.time_to_first_token:.0f} ms",
                 f"context {self.context_used}/{self.context_size}",
                 f"peak RSS {self.peak_rss / 2**20:.0f} MiB",
                 f"{self.isa}, {self.threads} thread{'s' * (self.threads != 1)}",
             )
         )
+
+    def guesses(self) -> list[str]:
+        """How well the guesses at tokens went; nothing where there were none."""
+        if self.acceptance is None or self.tokens_per_step is None:
+            return []
+        share = f"{self.accepted} of {self.drafted} guesses right ({self.acceptance:.0%})"
+        return [f"{share}, {self.tokens_per_step:.2f} tokens a step"]
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)

@@ -5,30 +5,26 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bitnet.api import BitNet
+from bitnet.cli.text import note
+from bitnet.engine import EngineConfig
 
 PATIENCE = 0.5  # seconds before a progress line appears
 
 
-def open_model(
-    model: Path | None, threads: int, ctx_size: int, kv: str, head: str, backend: str, force: bool
-) -> BitNet:
+def open_model(model: Path | None, *, ctx_size: int, **options: Any) -> BitNet:
+    """options: further arguments of BitNet."""
     progress = Progress("loading")
     try:
-        return BitNet(
-            model,
-            threads=threads,
-            backend=backend,
-            ctx_size=ctx_size,
-            kv=kv,
-            head=head,
-            max_sequences=1,
-            progress=progress,
-            force=force,
-        )
+        bitnet = BitNet(model, ctx_size=ctx_size, max_sequences=1, progress=progress, **options)
     finally:
         progress.clear()
+    longest = bitnet.llm.model.config.max_position_embeddings
+    if longest < ctx_size != EngineConfig().ctx_size:
+        note(f"[The context is {longest} tokens: this model takes no more.]")
+    return bitnet
 
 
 class StatusLine:

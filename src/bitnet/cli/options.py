@@ -20,7 +20,7 @@ Model = Annotated[
 ]
 Threads = Annotated[int, typer.Option("--threads", "-t", min=0, max=1024, help="Processors to use; 0: all allowed.")]
 CtxSize = Annotated[int, typer.Option("--ctx-size", "-c", min=0, help="Tokens of context; 0: the model's own.")]
-KV = Annotated[str, typer.Option("--kv", help='Type of the cached keys and values, "f16" or "f32".')]
+KV = Annotated[str, typer.Option("--kv", help='Type of the cached keys and values, "f16", "f32" or "int8".')]
 Head = Annotated[
     str,
     typer.Option(
@@ -28,10 +28,33 @@ Head = Annotated[
     ),
 ]
 Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
+Weights = Annotated[
+    str, typer.Option("--weights", help='Keep ternary weights at "2bit" or "1.6bit"; "auto": what is faster here.')
+]
+Kernel = Annotated[
+    str, typer.Option("--kernel", help='"i2_s" multiplies, "tl1" and "tl2" look up, with the same results; "auto".')
+]
 Force = Annotated[bool, typer.Option("--force", help="Load what seems too large for the memory; replace files.")]
 AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
 Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="lookup|MODEL",
+        help="Guess at tokens, from repetitions in the text or with a smaller model; the answer stays the same.",
+    ),
+]
+DraftTokens = Annotated[int, typer.Option("--draft-tokens", min=1, help="Guesses in a step at most.")]
+CtxOverflow = Annotated[
+    str,
+    typer.Option(
+        "--ctx-overflow",
+        help='A full context: "error" ends the answer; "slide" lets go of what is between the first and latest tokens.',
+    ),
+]
+CtxKeep = Annotated[int, typer.Option("--ctx-keep", min=0, help="First tokens that stay when the context slides.")]
 
 # Spellings beside the field's own name.
 SPELLINGS = {

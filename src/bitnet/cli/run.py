@@ -10,9 +10,25 @@ from typing import Annotated, Any
 import typer
 
 from bitnet.api import BitNet, sampling_params
-from bitnet.cli.generation import Report, stream
+from bitnet.cli.generation import Report, note_slid, stream
 from bitnet.cli.loading import open_model
-from bitnet.cli.options import KV, AsJson, Backend, CtxSize, Force, Head, Model, Stats, Threads
+from bitnet.cli.options import (
+    KV,
+    AsJson,
+    Backend,
+    CtxKeep,
+    CtxOverflow,
+    CtxSize,
+    Draft,
+    DraftTokens,
+    Force,
+    Head,
+    Kernel,
+    Model,
+    Stats,
+    Threads,
+    Weights,
+)
 from bitnet.cli.text import bold, note, printable, read_prompt, write
 from bitnet.engine import EngineConfig
 from bitnet.errors import ParameterError
@@ -22,7 +38,7 @@ OPENING = "Once upon a time"  # for the built-in model, which tells stories
 
 
 def command(
-    prompt: Annotated[str | None, typer.Argument(help='Text to go on from; "-" or a pipe: from stdin.')] = None,
+    prompt: Annotated[str | None, typer.Argument(help='Text to go on from; absent or "-": from stdin.')] = None,
     model: Model = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
@@ -31,16 +47,36 @@ def command(
     kv: KV = ENGINE.kv,
     head: Head = ENGINE.head,
     backend: Backend = "cpu",
+    weights: Weights = "auto",
+    kernel: Kernel = "auto",
     force: Force = False,
     as_json: AsJson = False,
     stats: Stats = True,
+    draft: Draft = None,
+    draft_tokens: DraftTokens = ENGINE.draft_tokens,
+    ctx_overflow: CtxOverflow = ENGINE.ctx_overflow,
+    ctx_keep: CtxKeep = ENGINE.ctx_keep,
     **sampling: Any,
 ) -> None:
     params = sampling_params(sampling.pop("max_tokens"), sampling)
     text = read_prompt(prompt, file) or (OPENING if model is None and file is None else None)
     if text is None:
         raise ParameterError("There is no prompt.", 'Give one: bitnet run "Once upon a time"')
-    bitnet = open_model(model, threads, ctx_size, kv, head, backend, force)
+    bitnet = open_model(
+        model,
+        threads=threads,
+        ctx_size=ctx_size,
+        kv=kv,
+        head=head,
+        backend=backend,
+        weights=weights,
+        kernel=kernel,
+        force=force,
+        draft=draft,
+        draft_tokens=draft_tokens,
+        ctx_overflow=ctx_overflow,
+        ctx_keep=ctx_keep,
+    )
     sequence = bitnet.llm.add_request(prompt_ids(bitnet, text, chat), params)
     if as_json:
         pieces: list[str] = []
@@ -53,6 +89,7 @@ def command(
         stream(bitnet, sequence, write)
     finally:
         write("\n")
+        note_slid(sequence)
         if stats:
             note(Report.of(bitnet, sequence).line())
 

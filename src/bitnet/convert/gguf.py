@@ -22,7 +22,7 @@ from bitnet.quant.tensor import Array, DenseTensor, Tensor, TernaryTensor
 from bitnet.tokenizer import Tokenizer
 
 Weights = Literal["tq2_0", "tq1_0", "i2_s"]
-Embeddings = Literal["f16", "bf16", "f32", "q8_0"]
+Embeddings = Literal["f16", "bf16", "f32", "q8_0", "q6_k", "q4_k"]
 # `general.file_type`, as llama.h numbers them; 40 is bitnet.cpp's.
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "I2_S": 40}
 # The first of each row is what `architecture=None` means. llama.cpp knows "bitnet" and gates it with SiLU;

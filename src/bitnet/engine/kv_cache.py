@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bitnet.backends.base import BLOCK_SIZE
 from bitnet.engine.sequence import Sequence
 
 
@@ -24,6 +25,11 @@ class BlockPool:
         sequence.blocks.extend(self._free.pop() for _ in range(needed))
         return True
 
+    def trim(self, sequence: Sequence, length: int) -> None:
+        """Take back the blocks that `length` positions do not need."""
+        kept = -(-length // BLOCK_SIZE)
+        self._free.extend(reversed(sequence.blocks[kept:]))
+        del sequence.blocks[kept:]
+
     def release(self, sequence: Sequence) -> None:
-        self._free.extend(reversed(sequence.blocks))
-        sequence.blocks.clear()
+        self.trim(sequence, 0)

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
-from bitnet.backends.base import BLOCK_SIZE
+from bitnet.backends.base import BLOCK_SIZE, KV_TYPES
+from bitnet.engine.draft import Drafter
 from bitnet.engine.kv_cache import BlockPool
 from bitnet.engine.runner import Runner, wanted_rows
 from bitnet.engine.sampling import Floats, SamplingParams, check, sample, token_logprob
 from bitnet.engine.scheduler import Chunk, Scheduler
 from bitnet.engine.sequence import Sequence, Status
+from bitnet.engine.speculation import Speculator
 from bitnet.errors import BitNetError, ContextError, ParameterError
 from bitnet.models import HEADS, Decoder
 from bitnet.tokenizer import StopStrings, StreamDecoder, Tokenizer
@@ -24,9 +26,12 @@ class EngineConfig:
     """Sizes of the engine.
 
     ctx_size: positions a sequence may have; 0 takes the model's own maximum. max_sequences: how many run at once.
-    chunk: tokens in a step at most. kv: "f16" or "f32", the type of the cached keys and values. head: "screen" keeps a
-    cheap copy of the output head that finds the likeliest tokens, exactly, for fewer bytes; "auto" does so where that
-    pays and fits; "full" never.
+    chunk: tokens in a step at most. kv: "f16", "f32" or "int8", the type of the cached keys and values; int8 halves
+    their memory, for a rounding. head: "screen" keeps a cheap copy of the output head that finds the likeliest tokens,
+    exactly, for fewer bytes; "auto" does so where that pays and fits; "full" never.
+    draft_tokens: guesses at a sequence's next tokens in a step at most, where there is a drafter.
+    ctx_overflow: "error" refuses a prompt that is too long and ends a text where the context is full; "slide" drops
+    what lies between the first ctx_keep tokens and the latest (a few first tokens matter, arXiv:2309.17453).
     """
 
     ctx_size: int = 4096
@@ -34,17 +39,29 @@ class EngineConfig:
     chunk: int = 512
     kv: str = "f16"
     head: str = "auto"
+    draft_tokens: int = 3
+    ctx_overflow: str = "error"
+    ctx_keep: int = 4
     kv_blocks: int = field(default=0, metadata={"help": "blocks of the cache; 0: enough for every sequence"})
 
     def __post_init__(self) -> None:
-        for name, low in (("ctx_size", 0), ("max_sequences", 1), ("chunk", 1), ("kv_blocks", 0)):
+        least = {"ctx_size": 0, "max_sequences": 1, "chunk": 1, "kv_blocks": 0, "draft_tokens": 1, "ctx_keep": 0}
+        for name, low in least.items():
             value = getattr(self, name)
             if not low <= value <= 1 << 28:
                 raise ParameterError(f"{name} is {value}; expected {low} to {1 << 28}.")
-        if self.kv not in ("f16", "f32"):
-            raise ParameterError(f"kv is {self.kv!r}; expected 'f16' or 'f32'.")
+        if self.kv not in KV_TYPES:
+            raise ParameterError(f"kv is {self.kv!r}; expected 'f16', 'f32' or 'int8'.")
         if self.head not in HEADS:
             raise ParameterError(f"head is {self.head!r}; expected 'auto', 'full' or 'screen'.")
+        if self.ctx_overflow not in ("error", "slide"):
+            raise ParameterError(f"ctx_overflow is {self.ctx_overflow!r}; expected 'error' or 'slide'.")
+
+    def sizes(self, longest: int) -> tuple[int, int]:
+        """Positions that a sequence of a model with this maximum may have, and blocks of the cache."""
+        ctx_size = min(self.ctx_size or longest, longest)
+        blocks = self.kv_blocks or self.max_sequences * -(-ctx_size // BLOCK_SIZE)
+        return min(ctx_size, blocks * BLOCK_SIZE), blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,46 +77,68 @@ class LLM:
     """Continuous batching over one model.
 
     The same request gives the same tokens whatever else runs beside it: sampling draws from the sequence's own random
-    numbers, and the backend's results do not depend on how tokens are grouped into steps.
+    numbers, and the backend's results do not depend on how tokens are grouped into steps. A drafter changes no token
+    either: speculation.py says why.
     """
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, config: EngineConfig = EngineConfig()) -> None:
-        longest = model.config.max_position_embeddings
-        self.model, self.tokenizer = model, tokenizer
-        self.ctx_size = min(config.ctx_size or longest, longest)
-        blocks = config.kv_blocks or config.max_sequences * -(-self.ctx_size // BLOCK_SIZE)
-        self.ctx_size = min(self.ctx_size, blocks * BLOCK_SIZE)
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        config: EngineConfig = EngineConfig(),
+        drafter: Drafter | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        self.ctx_size, blocks = config.sizes(model.config.max_position_embeddings)
+        if self.ctx_size < 2 and config.ctx_overflow == "slide":
+            raise ParameterError("A context of one token cannot slide.", "Raise --ctx-size.")
         self.runner = Runner(model, blocks, config.kv, config.head)
         self.scheduler = Scheduler(BlockPool(blocks), config.max_sequences, config.chunk)
+        self.speculator = Speculator(drafter, config.draft_tokens, self.scheduler.chunk) if drafter else None
         self._ids = itertools.count()
         self._lock = threading.RLock()  # over everything below the door: requests may come from several threads
         self._text: dict[Sequence, Text] = {}
 
-    def add_request(self, prompt: Ids[int], params: SamplingParams, score_prompt: bool = False) -> Sequence:
-        """Queue a prompt of token ids; ContextError when it leaves no room for a single new token."""
+    def add_request(
+        self, prompt: Ids[int], params: SamplingParams, score_prompt: bool = False, keep: int | None = None
+    ) -> Sequence:
+        """Queue a prompt of token ids.
+
+        ContextError when it leaves no room for a single new token, unless the context slides. keep: the first tokens
+        that stay then, in place of the configuration's ctx_keep. A prompt that is scored must fit.
+        """
         limit = self.ctx_size - (params.max_tokens != 0)
         if not prompt:
             raise ParameterError("The prompt is empty and the model has no begin-of-text token.")
+        keep = self.config.ctx_keep if keep is None else max(0, keep)
+        kept = min(keep, (self.ctx_size - 1) // 2)  # or nothing could slide
+        sequence = Sequence(next(self._ids), list(prompt), params, score_prompt, keep=kept)
         if len(prompt) > limit:
-            raise ContextError(
-                f"The prompt has {len(prompt)} tokens; the context holds {self.ctx_size}.",
-                "Shorten the prompt or raise --ctx-size.",
-            )
+            if not self._slides(sequence):
+                raise self._too_long(sequence)
+            sequence.slide(self.ctx_size)
         vocabulary = self.model.config.vocab_size
         if not all(0 <= token < vocabulary for token in prompt):
             raise ParameterError(f"The prompt has a token id outside 0 to {vocabulary - 1}.")
-        sequence = Sequence(next(self._ids), list(prompt), params, score_prompt)
         with self._lock:
             self._text[sequence] = Text(self.tokenizer, params.stop)
             self.scheduler.add(sequence)
         return sequence
 
+    def _too_long(self, sequence: Sequence) -> ContextError:
+        longest = self.model.config.max_position_embeddings
+        larger = f", or raise --ctx-size: this model takes {longest}" if self.ctx_size < longest else ""
+        slide = "" if sequence.score_prompt else ". With --ctx-overflow slide it loses its middle"
+        return ContextError(
+            f"The prompt has {len(sequence.prompt)} tokens; the context holds {self.ctx_size}.",
+            f"Shorten the prompt{larger}{slide}.",
+        )
+
     def abort(self, sequence: Sequence) -> None:
         """Stop a sequence, queued or running; its blocks are free at once."""
         with self._lock:
             if sequence.status is not Status.FINISHED:
-                self.scheduler.finish(sequence, "abort")
-                self._text.pop(sequence, None)
+                self._end(sequence, "abort")
 
     @property
     def busy(self) -> bool:
@@ -114,13 +153,16 @@ class LLM:
         chunks = self.scheduler.schedule()
         if not chunks:
             return []
+        if self.speculator is not None:
+            chunks = self.speculator.add_drafts(chunks, self.scheduler.pool, self._left)
         outputs = []
         for chunk, logits in zip(chunks, self.runner.run(chunks), strict=True):
             chunk.sequence.computed = chunk.end
             try:
                 score(chunk, logits)
-                if chunk.end == len(chunk.sequence):
-                    outputs.append(self._advance(chunk.sequence, logits[-1]))
+                if chunk.complete:
+                    for output in self._verify(chunk, logits[-1 - len(chunk.drafts) :]):
+                        outputs.append(output)
             except BitNetError as error:  # of this sequence alone: its neighbours go on
                 chunk.sequence.error = error
                 outputs.append(self._finish(chunk.sequence, "error", None, ""))
@@ -153,6 +195,39 @@ class LLM:
             if sequence.error is not None:
                 raise sequence.error
 
+    def _verify(self, chunk: Chunk, logits: Floats) -> Iterator[Output]:
+        """The sequence's next token, and another for each draft that turns out to be what was sampled."""
+        sequence = chunk.sequence
+        sequence.steps += 1
+        sequence.drafted += len(chunk.drafts)
+        for row, draft in zip(logits, (*chunk.drafts, -1), strict=True):
+            output = self._advance(sequence, row)
+            yield output
+            sequence.accepted += output.token == draft
+            if sequence.status is Status.FINISHED:
+                return
+            if output.token != draft:
+                break
+            sequence.computed += 1
+        if self.speculator is not None:
+            self.speculator.learn(sequence, len(chunk.drafts), sequence.computed - chunk.end)
+        if len(sequence) >= self.ctx_size:
+            self._slide(sequence)
+        self.scheduler.pool.trim(sequence, len(sequence))
+
+    def _slide(self, sequence: Sequence) -> None:
+        sequence.slide(self.ctx_size)
+        if self.speculator is not None:
+            self.speculator.forget(sequence)
+
+    def _slides(self, sequence: Sequence) -> bool:
+        return self.config.ctx_overflow == "slide" and not sequence.score_prompt
+
+    def _left(self, sequence: Sequence) -> int:
+        """How many tokens the sequence can get before it ends or slides."""
+        room, most = self.ctx_size - len(sequence), sequence.params.max_tokens
+        return room if most is None else min(room, most - len(sequence.output))
+
     def _advance(self, sequence: Sequence, logits: Floats) -> Output:
         """Choose the sequence's next token, and see whether that ends it."""
         params, text = sequence.params, self._text[sequence]
@@ -167,14 +242,20 @@ class LLM:
         shown = text.push(token)
         if text.stopped:
             return self._finish(sequence, "stop", token, shown)
-        if len(sequence.output) == params.max_tokens or len(sequence) >= self.ctx_size:
+        full = len(sequence) >= self.ctx_size and not self._slides(sequence)
+        if full or len(sequence.output) == params.max_tokens:
             return self._finish(sequence, "length", token, shown + text.flush())
         return Output(sequence, shown, token)
 
     def _finish(self, sequence: Sequence, reason: str, token: int | None, text: str) -> Output:
+        self._end(sequence, reason)
+        return Output(sequence, text, token)
+
+    def _end(self, sequence: Sequence, reason: str) -> None:
         self.scheduler.finish(sequence, reason)
         self._text.pop(sequence, None)
-        return Output(sequence, text, token)
+        if self.speculator is not None:
+            self.speculator.forget(sequence)
 
 
 class Text:

@@ -24,7 +24,8 @@ class Runner:
         self.compute = model.ops.compile(model, self.cache)
 
     def run(self, chunks: list[Chunk]) -> list[Floats]:
-        """The logits (rows, vocab) of each chunk: of its last token, or of all where the prompt is scored.
+        """The logits (rows, vocab) of each chunk: of its last token and its drafts, or of all where the prompt
+        is scored.
 
         Those that cannot matter to any of the sequences may be -inf.
         """
@@ -39,10 +40,9 @@ class Runner:
 
 def wanted_rows(chunk: Chunk) -> range:
     """The rows of a chunk, counted within it, whose logits are wanted; none while a prompt is unfinished."""
-    count = chunk.end - chunk.start
     if chunk.sequence.score_prompt and chunk.start < len(chunk.sequence.prompt):
-        return range(count)
-    return range(count - 1, count) if chunk.end == len(chunk.sequence) else range(0)
+        return range(len(chunk))
+    return range(chunk.end - chunk.start - 1, len(chunk)) if chunk.complete else range(0)
 
 
 def needed_logits(chunks: list[Chunk]) -> int:
@@ -61,8 +61,8 @@ def make_step(chunks: list[Chunk], top: int = 0) -> Step:
     positions: list[int] = []
     starts, want = [0], []
     for chunk in chunks:
-        ids += chunk.sequence.tokens(chunk.start, chunk.end)
-        positions += range(chunk.start, chunk.end)
+        ids += chunk.tokens
+        positions += range(chunk.start, chunk.start + len(chunk))
         want += [starts[-1] + row for row in wanted_rows(chunk)]
         starts.append(len(ids))
     blocks = [chunk.sequence.blocks for chunk in chunks]

@@ -11,11 +11,24 @@ from bitnet.engine.sequence import Sequence, Status
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The tokens start to end - 1 of a sequence, to be computed in this step."""
+    """The tokens start to end - 1 of a sequence, to be computed in this step, and guesses at those that follow."""
 
     sequence: Sequence
     start: int
     end: int
+    drafts: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return self.end - self.start + len(self.drafts)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.sequence.tokens(self.start, self.end), *self.drafts]
+
+    @property
+    def complete(self) -> bool:
+        """Whether it ends the sequence as it is known, so that the next token can be chosen."""
+        return self.end == len(self.sequence)
 
 
 class Scheduler:

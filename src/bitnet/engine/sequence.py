@@ -25,7 +25,10 @@ class Status(Enum):
 class Sequence:
     """A prompt, what was generated after it, and how far the model has computed both.
 
-    computed: tokens whose keys and values are in the cache. blocks: the cache blocks that hold them.
+    Its context, what the model sees, is prompt and output as one: all of it, until `slide` has dropped some.
+    computed: positions of the context whose keys and values are in the cache. blocks: the cache blocks that hold them.
+    keep: tokens at the beginning that never slide out. slid: how many after them have.
+    drafted, accepted: guesses at tokens, and those that were right. steps: runs of the model that gave tokens.
     finish_reason: "stop" (end of text or a stop string), "length" (max_tokens or the context), "abort" or "error",
     and then `error` says which.
     """
@@ -35,6 +38,8 @@ class Sequence:
     params: SamplingParams
     score_prompt: bool = False
     output: list[int] = field(default_factory=list)
+    keep: int = 0
+    slid: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     status: Status = Status.WAITING
@@ -43,6 +48,9 @@ class Sequence:
     unread: deque[Any] = field(default_factory=deque)  # outputs that LLM.run has not given to its caller yet
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    drafted: int = 0
+    accepted: int = 0
+    steps: int = 0
     arrived: float = field(default_factory=time.perf_counter)
     first_token: float = 0.0
     finished: float = 0.0
@@ -55,10 +63,26 @@ class Sequence:
         self.random = np.random.Generator(np.random.PCG64(self.params.seed))
 
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.output)
+        """Positions of the context."""
+        return len(self.prompt) + len(self.output) - self.slid
 
     def tokens(self, start: int, end: int) -> list[int]:
-        """The ids at positions start to end - 1, prompt and output as one."""
+        """The ids at positions start to end - 1 of the context."""
+        if not self.slid:
+            return self._text(start, end)
+        kept = self._text(start, min(end, self.keep))
+        return kept + self._text(max(start, self.keep) + self.slid, end + self.slid)
+
+    def slide(self, size: int) -> None:
+        """Make room in a context of `size`: the first `keep` tokens stay, and the latest that fill half of the rest.
+
+        What stays is a text like any other: positions count anew, and all after `keep` must be computed again.
+        """
+        self.slid += len(self) - self.keep - (size - self.keep) // 2
+        self.computed = min(self.computed, self.keep)
+
+    def _text(self, start: int, end: int) -> list[int]:
+        """Prompt and output as one, whether it slid out or not."""
         split = len(self.prompt)
         return self.prompt[start:end] + self.output[max(0, start - split) : max(0, end - split)]
 

@@ -1,4 +1,4 @@
-"""F32, F16, BF16 and Q8_0: a tensor's bytes to a DenseTensor, and any tensor's values to such bytes.
+"""Float types: a tensor's bytes to a DenseTensor, and any tensor's values to such bytes.
 
 Errors come without the tensor's name; the reader and the writer put it in front.
 """
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet.errors import FormatError, ParameterError
+from bitnet.quant import block_encoders
+from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import Array, DenseTensor, Tensor, TernaryTensor
 
 Bytes = NDArray[np.uint8]
@@ -43,6 +45,24 @@ def decode_q8_0(data: Bytes, shape: tuple[int, ...]) -> DenseTensor:
     if not np.isfinite(scales).all():
         raise FormatError("has a block whose scale is not a finite number.")
     return DenseTensor(np.ascontiguousarray(blocks["codes"]).reshape(shape), "Q8_0", scales)
+
+
+def decode_blocks(data: Bytes, shape: tuple[int, ...], dtype: str) -> DenseTensor:
+    if not np.isfinite(BLOCKS[dtype].scales(data)).all():
+        raise FormatError("has a block whose scale is not a finite number.")
+    return DenseTensor(data.reshape(*shape[:-1], -1), dtype)
+
+
+def encode_blocks(tensor: Tensor, dtype: str) -> Bytes:
+    """The values as `dtype`, "Q4_K" or "Q6_K"; those that are in it already are not touched."""
+    if isinstance(tensor, DenseTensor) and tensor.dtype == dtype:
+        return _bytes(tensor.data)
+    kind = BLOCKS[dtype]
+    data = np.empty(prod(tensor.shape) // kind.weights * kind.nbytes, np.uint8)
+    into = data.reshape(prod(tensor.shape[:-1]), -1)
+    for rows, values in _float_rows(tensor):
+        into[rows] = block_encoders.encode(dtype, values)
+    return data
 
 
 def encode_q8_0(tensor: Tensor) -> Bytes:
@@ -84,7 +104,7 @@ def _rows(tensor: Tensor, rows: slice) -> Tensor:
     if isinstance(tensor, TernaryTensor):
         return TernaryTensor(tensor.codes[rows], tensor.scales[rows] if tensor.scales.ndim else tensor.scales)
     scales = None if tensor.scales is None else tensor.scales.reshape(-1, k // 32)[rows]
-    return DenseTensor(tensor.data.reshape(-1, k)[rows], tensor.dtype, scales)
+    return DenseTensor(tensor.data.reshape(-1, tensor.data.shape[-1])[rows], tensor.dtype, scales)
 
 
 def _to_float(values: Floats, dtype: str) -> Array:

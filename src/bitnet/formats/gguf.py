@@ -1,13 +1,13 @@
 """Reading GGUF files (versions 2 and 3): a validated table of tensors, decoded one at a time.
 
 Types are recognised by their number, the architecture and the bytes that lie between one tensor and the next, because
-36, 38 and 39 mean different things to bitnet.cpp and llama.cpp. What does not add up is refused, never guessed.
+36, 38, 39, 42, 142 and 143 mean different things to different programs. What does not add up is refused, never guessed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.formats.gguf_codecs import decode
 from bitnet.formats.gguf_header import MAGIC, Header, RawTensor, padded, read_header
-from bitnet.formats.gguf_types import BY_ID, READABLE, UNSIZED, GGUFType
+from bitnet.formats.gguf_types import BY_ID, BY_NAME, OTHER_MEANINGS, READABLE, TERNARY, UNSIZED, GGUFType
 from bitnet.formats.source import SourceFile
 from bitnet.quant.tensor import Tensor
 
@@ -93,15 +93,29 @@ def _architecture(source: SourceFile, header: Header) -> str:
 
 def _place(source: SourceFile, header: Header, architecture: str) -> dict[str, _Placed]:
     """Type, size and place of every tensor; they lie inside the file, aligned, and do not overlap."""
-    placed = {}
+    placed, type_42 = {}, _type_42(source, header)
     for raw in header.tensors:
-        kind = _type(source, raw, architecture)
+        kind = type_42 if raw.type_id == type_42.id else _type(source, raw, architecture)
         info = TensorInfo(raw.name, raw.shape, kind.name, _size(source, raw, kind))
         placed[raw.name] = _Placed(info, header.data_start + raw.offset)
     in_order = sorted(placed.values(), key=lambda each: each.start)
     _check_places(source, header, in_order)
-    _check_type_36(source, header, in_order)
+    _check_rooms(source, header, in_order)
     return placed
+
+
+def _type_42(source: SourceFile, header: Header) -> GGUFType:
+    """Q2_0; but what PrismML's programs wrote under this number before llama.cpp took it is PQ2_0. The sizes tell."""
+    starts = sorted(raw.offset for raw in header.tensors)
+    end = dict(pairwise([*starts, source.size - header.data_start]))
+    found = [raw for raw in header.tensors if raw.type_id == BY_NAME["Q2_0"].id]
+
+    def fits(kind: GGUFType, raw: RawTensor) -> bool:
+        size = kind.size(raw.shape)
+        return kind.divides(raw.shape) and size <= end[raw.offset] - raw.offset <= padded(size, header.alignment)
+
+    kinds = [kind for kind in (BY_NAME["Q2_0"], BY_NAME["PQ2_0"]) if all(fits(kind, raw) for raw in found)]
+    return replace(kinds[0] if kinds else BY_NAME["Q2_0"], id=BY_NAME["Q2_0"].id)
 
 
 def _type(source: SourceFile, raw: RawTensor, architecture: str) -> GGUFType:
@@ -122,10 +136,7 @@ def _type(source: SourceFile, raw: RawTensor, architecture: str) -> GGUFType:
 
 def _size(source: SourceFile, raw: RawTensor, kind: GGUFType) -> int:
     if not kind.divides(raw.shape):
-        raise FormatError(
-            f"{source.path}: {raw.name} is {raw.shape} in {kind.name}; "
-            f"its {'size' if kind.flat else 'row length'} must be a multiple of {kind.block}."
-        )
+        raise FormatError(f"{source.path}: {raw.name} is {raw.shape} in {kind.name}, which takes {kind.rule}.")
     return kind.size(raw.shape)
 
 
@@ -147,13 +158,14 @@ def _check_places(source: SourceFile, header: Header, in_order: list[_Placed]) -
         free, before = end, name
 
 
-def _check_type_36(source: SourceFile, header: Header, in_order: list[_Placed]) -> None:
-    """I2_S fills its place up to the next tensor; what 36 meant to an old llama.cpp takes more than twice as much."""
+def _check_rooms(source: SourceFile, header: Header, in_order: list[_Placed]) -> None:
+    """A ternary tensor fills its place up to the next one; what another program means by its number takes more."""
     for each, following in pairwise(in_order):
         room = following.start - each.start
-        if each.info.dtype == "I2_S" and room > padded(each.info.nbytes, header.alignment):
+        if each.info.dtype in TERNARY and room > padded(each.info.nbytes, header.alignment):
+            number = BY_NAME[each.info.dtype].id
             raise UnsupportedError(
-                f"{source.path}: {each.info.name} has the tensor type 36 and {room:,} bytes; I2_S takes "
-                f"{each.info.nbytes:,}.",
-                "It may be an IQ4_NL_4_4 tensor of an old llama.cpp.",
+                f"{source.path}: {each.info.name} has the tensor type {number} and {room:,} bytes; {each.info.dtype} "
+                f"takes {each.info.nbytes:,}.",
+                OTHER_MEANINGS.get(number, "Another program may mean another type by this number."),
             )

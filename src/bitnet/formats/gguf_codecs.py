@@ -5,6 +5,7 @@ Errors come without the tensor's name; the reader and the writer put it in front
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -13,14 +14,28 @@ from numpy.typing import NDArray
 from bitnet.errors import FormatError, ParameterError, UnsupportedError
 from bitnet.formats import floats, trits
 from bitnet.formats.gguf_types import BY_NAME
+from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Codes = NDArray[np.int8]
 Shape = tuple[int, ...]
 
-_UNPACK_TQ = {"TQ1_0": trits.unpack_tq1_0, "TQ2_0": trits.unpack_tq2_0}
-_PACK_TQ = {"TQ1_0": trits.pack_tq1_0, "TQ2_0": trits.pack_tq2_0}
+# How a type packs its codes, a block of them in a row of bytes; `first`: the scale stands before them.
+_Packing = tuple[Callable[[Bytes], Codes], Callable[[Codes], Bytes], bool]
+_SCALED_BLOCKS: dict[str, _Packing] = {
+    "TQ1_0": (trits.unpack_tq1_0, trits.pack_tq1_0, False),
+    "TQ2_0": (trits.unpack_tq2_0, trits.pack_tq2_0, False),
+    "Q1_0": (trits.unpack_q1_0, trits.pack_q1_0, True),
+    "Q2_0": (trits.unpack_q2_0, trits.pack_q2_0, True),
+    "PQ2_0": (trits.unpack_q2_0, trits.pack_q2_0, True),
+    "PTQ1_0": (trits.unpack_ptq1_0, trits.pack_ptq1_0, False),
+}
+_SCALED_ROWS = {
+    "IQ1_BN": (trits.unpack_iq1_bn, trits.pack_iq1_bn),
+    "IQ2_BN": (trits.unpack_iq2_bn, trits.pack_iq2_bn),
+}
 
 
 def decode(data: Bytes, shape: Shape, dtype: str) -> Tensor:
@@ -29,39 +44,62 @@ def decode(data: Bytes, shape: Shape, dtype: str) -> Tensor:
         return floats.decode_plain(data, shape, dtype)
     if dtype == "Q8_0":
         return floats.decode_q8_0(data, shape)
-    return _decode_i2_s(data, shape) if dtype == "I2_S" else _decode_tq(data, shape, dtype)
+    if dtype in BLOCKS:
+        return floats.decode_blocks(data, shape, dtype)
+    if len(shape) > 2:
+        raise UnsupportedError(f"is ternary and has the shape {shape}; only matrices are supported.")
+    ternary = TernaryTensor(*_decode_ternary(data, (prod(shape[:-1]), shape[-1]), dtype))
+    # A vector, which no product reads, becomes float32.
+    return ternary if len(shape) == 2 else DenseTensor(ternary.dequantize().reshape(shape))
 
 
 def encode(tensor: Tensor, dtype: str) -> Bytes:
     """The file bytes of `tensor` as `dtype`.
 
-    Ternary codes are always exact. F16, BF16 and Q8_0 round the values; TQ1_0 and TQ2_0 store their scales as float16,
-    so a scale of 0.1 comes back as 0.09998; I2_S keeps the float32 scale.
+    Ternary codes are always exact. The float types but F32 round the values; the ternary ones store their scales as
+    float16, so a scale of 0.1 comes back as 0.09998, except I2_S and IQ2_BN, which keep float32.
     """
-    if not BY_NAME[dtype].divides(tensor.shape):
-        what = "tensors" if BY_NAME[dtype].flat else "rows"
+    kind = BY_NAME[dtype]
+    if not kind.divides(tensor.shape):
         raise ParameterError(
-            f"{dtype} stores {what} in blocks of {BY_NAME[dtype].block} weights; {tensor.shape} does not divide.",
+            f"{dtype} stores {kind.rule}; {tensor.shape} does not divide.",
             "Choose I2_S for ternary tensors (any row length), F16 for others.",
         )
     if dtype in floats.PLAIN:
         return floats.encode_plain(tensor, dtype)
     if dtype == "Q8_0":
         return floats.encode_q8_0(tensor)
+    if dtype in BLOCKS:
+        return floats.encode_blocks(tensor, dtype)
     if not isinstance(tensor, TernaryTensor):
         raise ParameterError(f"{dtype} stores ternary tensors; this one is {tensor.dtype}.", "Ternarise it first.")
-    return _encode_i2_s(tensor) if dtype == "I2_S" else _encode_tq(tensor, dtype)
+    if dtype == "I2_S":
+        return _encode_i2_s(tensor)
+    return _encode_rows(tensor, dtype) if dtype in _SCALED_ROWS else _encode_blocks(tensor, dtype)
+
+
+def _decode_ternary(data: Bytes, shape: tuple[int, int], dtype: str) -> tuple[Codes, Floats]:
+    """Codes (n, k) and their scales, as few as say the same."""
+    if dtype == "I2_S":
+        return _decode_i2_s(data, shape)
+    if dtype in _SCALED_BLOCKS:
+        codes, scales = _decode_blocks(data, shape, dtype)
+    else:
+        codes, scales = _decode_rows(data, shape, dtype)
+    if not np.isfinite(scales).all():
+        raise FormatError("has a block whose scale is not a finite number.")
+    return codes, _fold_scales(scales, codes)
 
 
 # I2_S: all codes, then one float32 scale and 28 bytes of padding.
 
 
-def _decode_i2_s(data: Bytes, shape: Shape) -> Tensor:
+def _decode_i2_s(data: Bytes, shape: tuple[int, int]) -> tuple[Codes, Floats]:
     packed = prod(shape) // 4
     scale = data[packed : packed + 4].view("<f4")[0]
     if not np.isfinite(scale):
         raise FormatError(f"has the scale {scale}; a finite number was expected.")
-    return _ternary(trits.unpack_i2_s(data[:packed]), np.asarray(scale, np.float32), shape)
+    return trits.unpack_i2_s(data[:packed]).reshape(shape), np.asarray(scale, np.float32)
 
 
 def _encode_i2_s(tensor: TernaryTensor) -> Bytes:
@@ -74,53 +112,82 @@ def _encode_i2_s(tensor: TernaryTensor) -> Bytes:
     return np.concatenate([trits.pack_i2_s(tensor.codes), trailer.view(np.uint8)])
 
 
-# TQ1_0, TQ2_0: blocks of 256 weights along a row, the codes first and a float16 scale behind them.
+# Blocks of weights along a row, each with a float16 scale.
 
 
-def _tq_block(dtype: str) -> np.dtype[np.void]:
-    return np.dtype([("codes", "u1", BY_NAME[dtype].nbytes - 2), ("scale", "<f2")])
+def _block(dtype: str) -> np.dtype[np.void]:
+    fields = [("codes", "u1", BY_NAME[dtype].nbytes - 2), ("scale", "<f2")]
+    return np.dtype(fields[::-1] if _SCALED_BLOCKS[dtype][2] else fields)
 
 
-def _decode_tq(data: Bytes, shape: Shape, dtype: str) -> Tensor:
-    blocks = data.view(_tq_block(dtype))
-    codes = _UNPACK_TQ[dtype](np.ascontiguousarray(blocks["codes"])).reshape(-1, shape[-1])
-    scales = blocks["scale"].astype(np.float32).reshape(len(codes), -1)  # (n, k // 256)
-    if not np.isfinite(scales).all():
-        raise FormatError("has a block whose scale is not a finite number.")
-    return _ternary(codes, _fold_scales(scales, codes), shape)
+def _decode_blocks(data: Bytes, shape: tuple[int, int], dtype: str) -> tuple[Codes, Floats]:
+    blocks = data.view(_block(dtype))
+    codes = _SCALED_BLOCKS[dtype][0](np.ascontiguousarray(blocks["codes"])).reshape(shape)
+    return codes, blocks["scale"].astype(np.float32).reshape(shape[0], -1)  # (n, k // block)
 
 
-def _fold_scales(scales: Floats, codes: NDArray[np.int8]) -> Floats:
+def _encode_blocks(tensor: TernaryTensor, dtype: str) -> Bytes:
+    size = BY_NAME[dtype].block
+    blocks = np.empty(tensor.codes.size // size, _block(dtype))
+    blocks["codes"] = _SCALED_BLOCKS[dtype][1](tensor.codes.reshape(-1, size)).reshape(len(blocks), -1)
+    blocks["scale"] = _half(_block_scales(tensor, dtype)).reshape(-1)
+    return blocks.view(np.uint8)
+
+
+def _block_scales(tensor: TernaryTensor, dtype: str) -> Floats:
+    """The scale of every block, (n, k // block)."""
+    (n, k), size = tensor.shape, BY_NAME[dtype].block
+    if tensor.scales.ndim < 2:
+        return np.broadcast_to(tensor.scales.reshape(-1, 1), (n, k // size))
+    if tensor.group % size:
+        raise ParameterError(f"{dtype} has a scale per {size} weights; this tensor has one per {tensor.group}.")
+    return np.repeat(tensor.scales, tensor.group // size, axis=1)
+
+
+# A scale for each row, before its blocks; in IQ2_BN_R4 four rows share their bytes, and four scales come first.
+
+
+def _row(dtype: str, k: int) -> np.dtype[np.void]:
+    kind = BY_NAME[dtype]
+    scale = ("scale", f"<f{kind.row_header}", kind.rows)
+    return np.dtype([scale, ("codes", "u1", k // kind.block * kind.nbytes * kind.rows)])
+
+
+def _decode_rows(data: Bytes, shape: tuple[int, int], dtype: str) -> tuple[Codes, Floats]:
+    rows = data.view(_row(dtype, shape[1]))
+    packed = np.ascontiguousarray(rows["codes"])
+    if dtype == "IQ2_BN_R4":
+        codes = trits.unpack_iq2_bn_r4(packed)
+    else:
+        codes = _SCALED_ROWS[dtype][0](packed.reshape(-1, BY_NAME[dtype].nbytes)).reshape(shape)
+    return codes, rows["scale"].astype(np.float32).reshape(-1, 1)
+
+
+def _encode_rows(tensor: TernaryTensor, dtype: str) -> Bytes:
+    if tensor.group:
+        raise ParameterError(f"{dtype} has a scale per row; this tensor has one per {tensor.group} weights.")
+    n, k = tensor.shape
+    rows = np.empty(n, _row(dtype, k))
+    rows["codes"] = _SCALED_ROWS[dtype][1](tensor.codes).reshape(n, -1)
+    scales = np.broadcast_to(tensor.scales, n)
+    rows["scale"] = (_half(scales) if dtype == "IQ1_BN" else scales).reshape(n, 1)
+    return rows.view(np.uint8)
+
+
+def _fold_scales(scales: Floats, codes: Codes) -> Floats:
     """One scale for the tensor where all blocks agree, else one a row, else one a block.
 
     A block without weights agrees with any scale: writers that take d = max|w| store 0 there.
     """
     if (scales == scales[0, 0]).all():
         return np.asarray(scales[0, 0])
-    empty = ~codes.reshape(*scales.shape, 256).any(axis=2)
+    empty = ~codes.reshape(*scales.shape, -1).any(axis=2)
     for axis in (None, 1):
         low = np.where(empty, np.inf, scales).min(axis=axis)
         high = np.where(empty, -np.inf, scales).max(axis=axis)
         if np.all(low >= high):  # low > high where there is no weight at all, hence no scale
             return np.where(low == high, high, 0).astype(np.float32)
     return scales
-
-
-def _encode_tq(tensor: TernaryTensor, dtype: str) -> Bytes:
-    blocks = np.empty(tensor.codes.size // 256, _tq_block(dtype))
-    blocks["codes"] = _PACK_TQ[dtype](tensor.codes.reshape(-1, 256)).reshape(len(blocks), -1)
-    blocks["scale"] = _half(_block_scales(tensor)).reshape(-1)
-    return blocks.view(np.uint8)
-
-
-def _block_scales(tensor: TernaryTensor) -> Floats:
-    """The scale of every block, (n, k // 256)."""
-    n, k = tensor.shape
-    if tensor.scales.ndim < 2:
-        return np.broadcast_to(tensor.scales.reshape(-1, 1), (n, k // 256))
-    if tensor.group % 256:
-        raise ParameterError(f"TQ1_0 and TQ2_0 have a scale per 256 weights; this tensor has one per {tensor.group}.")
-    return np.repeat(tensor.scales, tensor.group // 256, axis=1)
 
 
 def _half(scales: Floats) -> NDArray[np.float16]:
@@ -131,11 +198,3 @@ def _half(scales: Floats) -> NDArray[np.float16]:
             f"scales from {scales.min():g} to {scales.max():g} do not fit into float16.", "Choose I2_S or F32."
         )
     return half
-
-
-def _ternary(codes: NDArray[np.int8], scales: Floats, shape: Shape) -> Tensor:
-    """A matrix stays ternary; a vector, which no product reads, comes back as float32."""
-    if len(shape) > 2:
-        raise UnsupportedError(f"is ternary and has the shape {shape}; only matrices are supported.")
-    ternary = TernaryTensor(codes.reshape(-1, shape[-1]), scales)
-    return ternary if len(shape) == 2 else DenseTensor(ternary.dequantize().reshape(shape))

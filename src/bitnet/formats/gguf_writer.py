@@ -19,7 +19,7 @@ from bitnet.errors import ParameterError
 from bitnet.formats.atomic import replacing
 from bitnet.formats.gguf_codecs import encode
 from bitnet.formats.gguf_header import ARRAY, BOOL, MAGIC, SCALARS, STRING, padded
-from bitnet.formats.gguf_types import BY_NAME, READABLE, GGUFType
+from bitnet.formats.gguf_types import BY_NAME, WRITABLE, GGUFType
 from bitnet.quant.tensor import Tensor
 
 VERSION, ALIGNMENT = 3, 32
@@ -63,13 +63,12 @@ def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], tensor
 
 
 def _type(spec: TensorSpec) -> GGUFType:
-    if spec.dtype not in READABLE:
-        raise ParameterError(f"{spec.name}: the tensor type {spec.dtype} cannot be written; use {', '.join(READABLE)}.")
+    if spec.dtype not in WRITABLE:
+        raise ParameterError(f"{spec.name}: the tensor type {spec.dtype} cannot be written; use {', '.join(WRITABLE)}.")
     kind = BY_NAME[spec.dtype]
     if not 1 <= len(spec.shape) <= 4 or min(spec.shape) < 1 or not kind.divides(spec.shape):
         raise ParameterError(
-            f"{spec.name} is {spec.shape}; {spec.dtype} needs "
-            f"{'sizes' if kind.flat else 'rows'} in multiples of {kind.block}.",
+            f"{spec.name} is {spec.shape}; {spec.dtype} needs {kind.rule}.",
             "I2_S takes ternary rows of any length, F16 and F32 take everything.",
         )
     return kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from bitnet.backends.base import Ops, Weight
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
+from bitnet.formats.gguf_types import TERNARY
 from bitnet.models.decoder import Config, Decoder, Shapes
 from bitnet.models.hyperparameters import read_config
-from bitnet.models.memory import check_memory, fits, resident_bytes, screen_bytes
+from bitnet.models.memory import check_memory, fits, resident_bytes, room_beside, screen_bytes
 from bitnet.models.names import IGNORED, spellings
 from bitnet.models.rotation import Rotation, read_rotations
 from bitnet.quant.rules import exact_ternary, ternarize
@@ -29,7 +31,7 @@ ARCHITECTURES = {
     "gemma3": "gemma3",
     "gemma3_text": "gemma3",
 }
-TERNARY_TYPES = ("packed", "I2_S", "TQ1_0", "TQ2_0")
+TERNARY_TYPES = ("packed", *TERNARY)
 HEADS = ("auto", "full", "screen")  # when to make a screen of the output head
 LEAST_SCREENED = 1 << 20  # bytes of a head below which "auto" makes none
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
@@ -79,7 +81,9 @@ def load(
     ternary, rotations = ternary_names(checkpoint, found), read_rotations(checkpoint, found)
     sanitize = getattr(module, "sanitize", lambda name, tensor, kind: tensor)
     infos = checkpoint.tensors()
-    needed = sum(resident_bytes(infos[spelled], name in ternary) for name, spelled in found.items())
+    needed = sum(resident_bytes(infos[spelled], False) for name, spelled in found.items() if name not in ternary)
+    bits = ops.settle(sum(prod(infos[found[name]].shape) for name in ternary), room_beside(needed))
+    needed += sum(resident_bytes(infos[found[name]], True, bits) for name in ternary)
     head_name = "lm_head" if "lm_head" in found else "embed_tokens"
     screened = ops.screens and head_name not in ternary and wants_screen(infos[found[head_name]], head, needed)
     if not force:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from bitnet.errors import ResourceError
 from bitnet.formats.checkpoint import TensorInfo
+from bitnet.quant.blocks import BLOCKS
 
 CGROUP = Path("/sys/fs/cgroup")
 GIB = 2**30
-DENSE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32}
+DENSE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32} | {
+    name: kind.nbytes / kind.weights for name, kind in BLOCKS.items()
+}
 
 
 def check_memory(path: Path, needed: int) -> None:
@@ -23,15 +26,19 @@ def check_memory(path: Path, needed: int) -> None:
         )
 
 
-def resident_bytes(info: TensorInfo, ternary: bool) -> int:
-    """What a tensor takes once it is packed: two bits a weight where it is ternary, else its stored precision."""
-    return int(math.prod(info.shape) * (0.25 if ternary else DENSE_BYTES.get(info.dtype, 4.0)))
+def resident_bytes(info: TensorInfo, ternary: bool, bits: float = 2.0) -> int:
+    """What a tensor takes once it is packed: so many bits a weight where it is ternary, else its stored precision."""
+    return int(math.prod(info.shape) * (bits / 8 if ternary else DENSE_BYTES.get(info.dtype, 4.0)))
 
 
 def screen_bytes(info: TensorInfo) -> int:
     """What a screen of an output head takes: a byte a weight, and three floats a row."""
     rows, columns = info.shape
     return int(rows * (columns + 12))
+
+
+def room_beside(needed: int) -> int:
+    return available_bytes() - needed
 
 
 def fits(needed: int) -> bool:

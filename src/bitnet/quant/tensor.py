@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet.errors import ShapeError
+from bitnet.quant.blocks import BLOCKS, decode
 
 Array = NDArray[Any]
 
@@ -60,8 +61,9 @@ class TernaryTensor:
 class DenseTensor:
     """A float tensor in its stored precision.
 
-    data: for F32 and F16 an array of that type; for BF16 the uint16 bit patterns; for Q8_0 int8 of the tensor's shape.
-    dtype: "F32", "F16", "BF16" or "Q8_0".
+    data: for F32 and F16 an array of that type; for BF16 the uint16 bit patterns; for Q8_0 int8 of the tensor's shape;
+    for a type of quant/blocks.py its rows of bytes (..., k // weights * nbytes).
+    dtype: "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "Q3_K", "Q4_K", "Q5_K" or "Q6_K".
     scales: for Q8_0 float16 (..., k // 32); otherwise None.
     """
 
@@ -71,7 +73,10 @@ class DenseTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        if self.dtype not in BLOCKS:
+            return self.data.shape
+        kind = BLOCKS[self.dtype]
+        return (*self.data.shape[:-1], self.data.shape[-1] // kind.nbytes * kind.weights)
 
     def dequantize(self) -> NDArray[np.float32]:
         """The values as float32, in the tensor's shape."""
@@ -80,6 +85,8 @@ class DenseTensor:
     def rows(self, index: Any) -> NDArray[np.float32]:
         """The rows `index` (an array of integers or a slice) as float32."""
         data = self.data[index]
+        if self.dtype in BLOCKS:
+            return decode(self.dtype, data)
         if self.dtype == "BF16":
             return (data.astype(np.uint32) << 16).view(np.float32)
         if self.scales is not None:
