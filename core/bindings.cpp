@@ -636,12 +636,13 @@ NB_MODULE(_core, m) {
         "GB/s (1e9 bytes) of reading `bytes` of fresh memory with `threads`, the best of five passes.");
 
   nb::class_<TernaryWeight>(m, "TernaryWeight", "A ternary matrix (n, k), packed to 2 bits a weight or fewer.")
-      .def("__init__", &make_ternary, "codes"_a, "scales"_a, "packing"_a = "2bit",
-           nb::sig("def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike, "
-                   "packing: str = '2bit') -> None"),
-           "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
-           "16 columns. packing: how it is kept, with the same results. \"2bit\" and \"1.6bit\" are multiplied; \"tl1\" "
-           "(2 bits) and \"tl2\" (1.67) index tables of partial sums. \"1.6bit\" and \"tl2\" take no groups.")
+      .def(
+          "__init__", &make_ternary, "codes"_a, "scales"_a, "packing"_a = "2bit",
+          nb::sig("def __init__(self, codes: numpy.typing.NDArray[numpy.int8], scales: numpy.typing.ArrayLike, "
+                  "packing: str = '2bit') -> None"),
+          "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
+          "16 columns. packing: how it is kept, with the same results. \"2bit\" and \"1.6bit\" are multiplied; \"tl1\" "
+          "(2 bits) and \"tl2\" (1.67) index tables of partial sums. \"1.6bit\" and \"tl2\" take no groups.")
       .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f, "packing"_a = "2bit",
                   "Uniform random codes with one scale, the same for the same seed.")
       .def_static("zeros", &zero_ternary, "n"_a, "k"_a, "packing"_a = "2bit",

@@ -152,8 +152,8 @@ BITNET_INLINE void lookup_blocks(const uint8_t* w, int64_t stride, int64_t block
   constexpr int64_t most = kRunPieces / block_pieces(packing);
   for (int64_t first = 0; first < blocks; first += most)
     lookup_run<packing, G>(w + first * block_bytes(packing), stride,
-                          (blocks - first < most ? blocks - first : most) * block_pieces(packing),
-                          tables + first * table_bytes(packing), rows);
+                           (blocks - first < most ? blocks - first : most) * block_pieces(packing),
+                           tables + first * table_bytes(packing), rows);
 }
 
 // Blocks [first, last), whole groups of scales where there are any, of G row groups by one token: added to the task's
@@ -169,7 +169,7 @@ BITNET_INLINE void lookup_tile(const TernaryTask& task, int64_t group, int64_t m
     for (int g = 0; g < G; ++g) __builtin_memset(rows[g], 0, kGroupRows * 4);  // of floats as well
   if (!task.group_scales)
     return lookup_blocks<packing, G>(w + first * block_bytes(packing), stride, last - first,
-                                    tables + first * table_bytes(packing), rows);
+                                     tables + first * table_bytes(packing), rows);
   const int64_t scale_groups = (task.blocks + task.group_blocks - 1) / task.group_blocks;
   for (int64_t s = first / task.group_blocks; s * task.group_blocks < last; ++s) {
     const int64_t b = s * task.group_blocks, count = last - b < task.group_blocks ? last - b : task.group_blocks;
@@ -188,7 +188,8 @@ BITNET_INLINE void lookup_tile(const TernaryTask& task, int64_t group, int64_t m
 template <Packing packing>
 void lookup_products(const TernaryTask& task) {
   int64_t step = kRunPieces / block_pieces(packing);
-  if (task.group_scales) step = step < task.group_blocks ? task.group_blocks : step / task.group_blocks * task.group_blocks;
+  if (task.group_scales)
+    step = step < task.group_blocks ? task.group_blocks : step / task.group_blocks * task.group_blocks;
   for (int64_t first = 0; first < task.blocks; first += step) {
     const int64_t last = first + step < task.blocks ? first + step : task.blocks;
     for (int64_t m = 0; m < task.tokens; ++m) {

@@ -122,8 +122,7 @@ void ternary_chunk(const TernaryWeight& w, const Activations& a, const Sums& sum
       task.panel = a.panel(p);
       task.sums = sums.panel(p);
       if (looks_up(w.packing))
-        task.tables =
-            a.tables[table_index(w.packing)] + p * kPanelTokens * w.blocks() * table_bytes(w.packing);
+        task.tables = a.tables[table_index(w.packing)] + p * kPanelTokens * w.blocks() * table_bytes(w.packing);
       task.tokens = a.panel_tokens(p);
       kernel.ternary(task);
       emit(out, g, task.row_groups, p);
@@ -299,7 +298,8 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
   }
 
   // Tokens in blocks that stay in L2: all weights pass once for each block.
-  const int64_t token_bytes = any_tables ? kPieceTableBytes / kPieceTuples / 2 * a.padded : std::max<int64_t>(1, a.padded);
+  const int64_t token_bytes =
+      any_tables ? kPieceTableBytes / kPieceTuples / 2 * a.padded : std::max<int64_t>(1, a.padded);
   const int64_t block_panels = std::max<int64_t>(1, kTokenBlockBytes / (kPanelTokens * token_bytes));
   const int64_t panels = panels_of(x.rows);
   parallel_for(ceil_div(panels, block_panels) * chunks, [&](int64_t index) {

@@ -130,9 +130,8 @@ TernaryWeight TernaryWeight::zeros(int64_t n, int64_t k, Packing packing) {
   const std::vector<int8_t> codes(static_cast<size_t>(kGroupRows * k));
   std::vector<uint8_t> group(static_cast<size_t>(w.row_group_bytes()));
   kernels().pack_rows(codes.data(), packing, k, kGroupRows, group.data());
-  parallel_for(w.row_groups(), [&](int64_t g) {
-    std::memcpy(w.buffer_.data + g * w.row_group_bytes(), group.data(), group.size());
-  });
+  parallel_for(w.row_groups(),
+               [&](int64_t g) { std::memcpy(w.buffer_.data + g * w.row_group_bytes(), group.data(), group.size()); });
   return w;
 }
 

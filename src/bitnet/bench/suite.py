@@ -97,7 +97,9 @@ def run(
         if plan.ctx_size and test.positions > plan.ctx_size:
             raise ContextError(f"{test.name} takes {test.positions} positions; --ctx-size is {plan.ctx_size}.")
     use_threads(plan.backend, max(plan.threads))
-    model = models.load(checkpoint, backends.make(plan.backend, plan.weights, plan.kernel), loading, plan.force, plan.head)
+    model = models.load(
+        checkpoint, backends.make(plan.backend, plan.weights, plan.kernel), loading, plan.force, plan.head
+    )
     bandwidth = Bandwidth(plan.backend)
     for threads in plan.threads:
         used = use_threads(plan.backend, threads)
