@@ -1,4 +1,4 @@
-"""The ternary kernels side by side: every packing on every instruction set of this machine, in cache and from memory."""
+"""The ternary kernels side by side: every packing on every instruction set of this machine, cached and from memory."""
 
 from __future__ import annotations
 
