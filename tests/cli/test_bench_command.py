@@ -75,6 +75,20 @@ def test_a_screened_head_reads_less_and_computes_the_same(bitnet: Bitnet) -> Non
     assert full["logits_hash"] == screened["logits_hash"] and screened["bytes_per_token"] < full["bytes_per_token"]
 
 
+def test_weights_and_kernels_are_chosen_and_compute_the_same(bitnet: Bitnet) -> None:
+    found = [
+        measured(bitnet, "-p", "0", "-n", "3", "-r", "1", *chosen)[0]
+        for chosen in (["--weights", "2bit"], ["--weights", "1.6bit"], ["--kernel", "tl1"], ["--kernel", "tl2"])
+    ]
+    assert [each["weights"] for each in found] == ["2bit", "1.6bit", "tl1", "tl2"]
+    assert len({each["logits_hash"] for each in found}) == 1
+
+
+def test_the_environment_chooses_as_well(bitnet: Bitnet) -> None:
+    chosen = bitnet("bench", "-p", "0", "-n", "2", "-r", "1", "-o", "json", BITNET_WEIGHTS="1.6bit")
+    assert json.loads(chosen.stdout)[0]["weights"] == "1.6bit"
+
+
 def test_wrong_lists_formats_and_names_are_refused(bitnet: Bitnet) -> None:
     for arguments in (
         ["-p", "1,x"],
@@ -83,6 +97,9 @@ def test_wrong_lists_formats_and_names_are_refused(bitnet: Bitnet) -> None:
         ["-p", "9", "--ctx-size", "8"],
         ["--kv", "f8"],
         ["--head", "half"],
+        ["--weights", "3bit"],
+        ["--kernel", "tl3"],
+        ["--weights", "1.6bit", "--kernel", "tl2"],
     ):
         assert bitnet("bench", *arguments).returncode == 2, arguments
     assert bitnet("bench", "--synthetic", "9000B").returncode == 2

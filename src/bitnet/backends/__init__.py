@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bitnet.backends.base import Ops
-from bitnet.backends.packing import KERNELS, WEIGHTS, asked
+from bitnet.backends.packing import asked
 from bitnet.errors import ParameterError
 
 BACKENDS = ("cpu", "reference")
@@ -12,7 +12,7 @@ BACKENDS = ("cpu", "reference")
 def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
     """A backend by name; imported only now, since each may need something that is not installed.
 
-    weights, kernel: how "cpu" keeps and multiplies ternary weights, out of WEIGHTS and KERNELS.
+    weights, kernel: how "cpu" keeps and multiplies ternary weights, out of packing.WEIGHTS and packing.KERNELS.
     """
     packing = asked(weights, kernel)
     if name == "cpu":

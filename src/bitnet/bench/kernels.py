@@ -1,4 +1,4 @@
-"""The ternary kernels of this machine side by side: every packing on every instruction set, in cache and from memory."""
+"""The ternary kernels side by side: every packing on every instruction set of this machine, cached and from memory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def compare(threads: Iterable[int], samples: int, progress: Callable[[str], None
         raise ResourceError("There are no kernels to compare: the C++ core is not built.") from None
     bandwidth, before = Bandwidth("cpu"), _core.isa()
     try:
-        for used in map(lambda count: use_threads("cpu", count), threads):
+        for used in (use_threads("cpu", count) for count in threads):
             for place, (rows, columns, count) in PLACES.items():
                 for packing in BITS:
                     progress(f"{packing} in {place}")
