@@ -16,7 +16,7 @@ def trits(shape):
 
 
 def pack_tl1(codes, rows, columns, micro):
-    """Two pairs a byte: 16 rows, then pairs, then the next 16 rows, within a micro-tile of micro rows by 256 / micro."""
+    """Two pairs a byte: 16 rows, then pairs, then the next 16 rows, in a micro-tile of micro rows by 256 / micro."""
     n, k = codes.shape
     numbers, width = (codes.reshape(n, k // 2, 2) @ np.array([3, 1]) + 4).astype(np.uint8), 256 // micro // 2
     out = []
