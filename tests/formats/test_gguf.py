@@ -170,7 +170,7 @@ BAD_INFOS = {
     "a product over 2^64": (lambda b: b.info("x", (1 << 33, 1 << 33), 0, 96), "product"),
     "a product that wraps to 3": (lambda b: b.info("x", ((1 << 64) - 1, (1 << 64) - 3), 0, 96), "product"),
     "an unknown type": (lambda b: b.info("x", (3,), 77, 96), "x has the tensor type 77"),
-    "TL1": (lambda b: b.info("x", (256,), 38, 96), r"38, TL1 \(bitnet.cpp\)"),
+    "TL1 that is no matrix": (lambda b: b.info("x", (256,), 38, 96), r"\(256,\) in TL1, which takes matrices"),
     "a row that is no multiple of the block": (lambda b: b.info("x", (8640, 1), 35, 96), "multiples of 256"),
     "an offset beyond the end": (lambda b: b.info("x", (3,), 0, 1 << 40), "cut short"),
     "an offset that wraps": (lambda b: b.info("x", (3,), 0, (1 << 64) - 32), "cut short"),

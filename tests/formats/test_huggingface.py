@@ -195,6 +195,12 @@ def test_another_quantization_is_refused(folder, quantization, error):
         formats.open(folder(quantization_config=quantization))
 
 
+@pytest.mark.parametrize("key", ["quantization", "quantization_config"])
+def test_mlx_folders_are_refused_by_name(folder, key):
+    with pytest.raises(UnsupportedError, match="(?s)MLX.*GGUF"):
+        formats.open(folder(**{key: {"group_size": 128, "bits": 2}}))
+
+
 def test_code_named_by_auto_map_is_not_run(folder):
     path = folder(auto_map={"AutoModel": "modeling_x.X"})
     (path / "modeling_x.py").write_text("raise SystemExit('executed')")

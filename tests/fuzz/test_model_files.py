@@ -40,7 +40,7 @@ def sound_gguf(path):
 def sound_blocks(path):
     """A tensor of every other type that is read."""
     ones = TernaryTensor(np.ones((4, 256), np.int8), np.array(0.5, np.float32))
-    types = [name for name in READABLE if name not in ("I2_S", "TQ1_0", "TQ2_0", "Q8_0", "F16", "F32")]
+    types = [name for name in READABLE if name not in ("I2_S", "TQ1_0", "TQ2_0", "Q8_0", "F16", "F32", "TL1", "TL2")]
     infos, data = [], b""
     for kind in (BY_NAME[name] for name in types):
         name = kind.name.encode()

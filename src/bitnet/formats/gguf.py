@@ -1,7 +1,7 @@
 """Reading GGUF files (versions 2 and 3): a validated table of tensors, decoded one at a time.
 
-Types are recognised by their number, the architecture and the bytes that lie between one tensor and the next, because
-36, 38, 39, 42, 142 and 143 mean different things to different programs. What does not add up is refused, never guessed.
+Types are recognised by their number and by the bytes that lie between one tensor and the next, because the numbers
+36, 38, 39, 42, 142 and 143 mean different things to different programs. What does not add up is refused, not guessed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.formats.gguf_codecs import decode
 from bitnet.formats.gguf_header import MAGIC, Header, RawTensor, padded, read_header
-from bitnet.formats.gguf_types import BY_ID, BY_NAME, OTHER_MEANINGS, READABLE, TERNARY, UNSIZED, GGUFType
+from bitnet.formats.gguf_types import BY_ID, BY_NAME, OTHER_MEANINGS, READABLE, TERNARY, GGUFType
 from bitnet.formats.source import SourceFile
 from bitnet.quant.tensor import Tensor
 
@@ -32,7 +32,7 @@ def open(path: Path, mapped: bool = False) -> GGUFCheckpoint:
     try:
         header = read_header(source)
         architecture = _architecture(source, header)
-        return GGUFCheckpoint(source, header, architecture, _place(source, header, architecture))
+        return GGUFCheckpoint(source, header, architecture, _place(source, header))
     except BaseException:
         source.close()
         raise
@@ -69,7 +69,7 @@ class GGUFCheckpoint(Checkpoint):
                 f"{self.path}: {name} is {info.dtype}; supported are {', '.join(READABLE)}.",
                 "Convert the model again with one of these types.",
             )
-        data = self._source.view(start, info.nbytes)
+        data = self._source.view(start, info.nbytes + BY_NAME[info.dtype].behind)
         try:
             return decode(data, info.shape, info.dtype)
         except (FormatError, UnsupportedError) as error:
@@ -91,11 +91,11 @@ def _architecture(source: SourceFile, header: Header) -> str:
     return architecture
 
 
-def _place(source: SourceFile, header: Header, architecture: str) -> dict[str, _Placed]:
+def _place(source: SourceFile, header: Header) -> dict[str, _Placed]:
     """Type, size and place of every tensor; they lie inside the file, aligned, and do not overlap."""
     placed, type_42 = {}, _type_42(source, header)
     for raw in header.tensors:
-        kind = type_42 if raw.type_id == type_42.id else _type(source, raw, architecture)
+        kind = type_42 if raw.type_id == type_42.id else _type(source, raw)
         info = TensorInfo(raw.name, raw.shape, kind.name, _size(source, raw, kind))
         placed[raw.name] = _Placed(info, header.data_start + raw.offset)
     in_order = sorted(placed.values(), key=lambda each: each.start)
@@ -118,19 +118,12 @@ def _type_42(source: SourceFile, header: Header) -> GGUFType:
     return replace(kinds[0] if kinds else BY_NAME["Q2_0"], id=BY_NAME["Q2_0"].id)
 
 
-def _type(source: SourceFile, raw: RawTensor, architecture: str) -> GGUFType:
+def _type(source: SourceFile, raw: RawTensor) -> GGUFType:
     if raw.type_id in BY_ID:
         return BY_ID[raw.type_id]
-    known = UNSIZED.get(raw.type_id)
-    if known and architecture.startswith("bitnet"):
-        known = known.split(" or ")[0]
-    hint = "Convert the model again from its Hugging Face folder."
-    if known and known.startswith("TL"):
-        hint = f"The tile sizes of TL1 and TL2 are not in the file. {hint}"
     raise UnsupportedError(
-        f"{source.path}: {raw.name} has the tensor type {raw.type_id}"
-        f"{f', {known}' if known else ''}; supported are {', '.join(READABLE)}.",
-        hint,
+        f"{source.path}: {raw.name} has the tensor type {raw.type_id}; supported are {', '.join(READABLE)}.",
+        "Convert the model again from its Hugging Face folder.",
     )
 
 
@@ -161,11 +154,11 @@ def _check_places(source: SourceFile, header: Header, in_order: list[_Placed]) -
 def _check_rooms(source: SourceFile, header: Header, in_order: list[_Placed]) -> None:
     """A ternary tensor fills its place up to the next one; what another program means by its number takes more."""
     for each, following in pairwise(in_order):
-        room = following.start - each.start
-        if each.info.dtype in TERNARY and room > padded(each.info.nbytes, header.alignment):
-            number = BY_NAME[each.info.dtype].id
+        room, kind = following.start - each.start, BY_NAME[each.info.dtype]
+        takes = padded(padded(each.info.nbytes, 32) + kind.behind, header.alignment)
+        if each.info.dtype in TERNARY and room > takes:
             raise UnsupportedError(
-                f"{source.path}: {each.info.name} has the tensor type {number} and {room:,} bytes; {each.info.dtype} "
+                f"{source.path}: {each.info.name} has the tensor type {kind.id} and {room:,} bytes; {each.info.dtype} "
                 f"takes {each.info.nbytes:,}.",
-                OTHER_MEANINGS.get(number, "Another program may mean another type by this number."),
+                OTHER_MEANINGS.get(kind.id, "Another program may mean another type by this number."),
             )

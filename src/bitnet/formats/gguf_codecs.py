@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet.errors import FormatError, ParameterError, UnsupportedError
-from bitnet.formats import floats, trits
+from bitnet.formats import floats, tile_codes, trits
 from bitnet.formats.gguf_types import BY_NAME
 from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
@@ -82,6 +82,8 @@ def _decode_ternary(data: Bytes, shape: tuple[int, int], dtype: str) -> tuple[Co
     """Codes (n, k) and their scales, as few as say the same."""
     if dtype == "I2_S":
         return _decode_i2_s(data, shape)
+    if dtype in ("TL1", "TL2"):
+        return tile_codes.unpack(data[:-4], dtype, shape), _one_scale(data[-4:])
     if dtype in _SCALED_BLOCKS:
         codes, scales = _decode_blocks(data, shape, dtype)
     else:
@@ -96,10 +98,14 @@ def _decode_ternary(data: Bytes, shape: tuple[int, int], dtype: str) -> tuple[Co
 
 def _decode_i2_s(data: Bytes, shape: tuple[int, int]) -> tuple[Codes, Floats]:
     packed = prod(shape) // 4
-    scale = data[packed : packed + 4].view("<f4")[0]
+    return trits.unpack_i2_s(data[:packed]).reshape(shape), _one_scale(data[packed : packed + 4])
+
+
+def _one_scale(data: Bytes) -> Floats:
+    scale = data.view("<f4")[0]
     if not np.isfinite(scale):
         raise FormatError(f"has the scale {scale}; a finite number was expected.")
-    return trits.unpack_i2_s(data[:packed]).reshape(shape), np.asarray(scale, np.float32)
+    return np.asarray(scale, np.float32)
 
 
 def _encode_i2_s(tensor: TernaryTensor) -> Bytes:

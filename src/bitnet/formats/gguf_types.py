@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from bitnet.formats import tile_codes
+
 I2_S_TRAILER = 32  # a float32 scale and 28 bytes of padding behind the codes
 
 
@@ -42,10 +44,36 @@ class GGUFType:
         return prod(shape) // self.block * self.nbytes + prod(shape[:-1]) * self.row_header + self.trailer
 
     @property
+    def behind(self) -> int:
+        """Bytes after the tensor's size that belong to it, although the file may list them as another tensor."""
+        return 0
+
+    @property
     def rule(self) -> str:
         """What `divides` asks for, in words."""
         rule = f"{'sizes' if self.flat else 'rows'} in multiples of {self.block} weights"
         return rule if self.rows == 1 else f"{rule} and {self.rows} rows at a time"
+
+
+class TiledType(GGUFType):
+    """TL1 and TL2: their size is a formula, and a float32 scale lies behind them, which bitnet.cpp's converter lists as
+    a tensor of its own, `NAME_scale`."""
+
+    __slots__ = ()
+
+    def divides(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 2 and shape[-1] >= 256
+
+    def size(self, shape: tuple[int, ...]) -> int:
+        return tile_codes.nbytes(self.name, shape)
+
+    @property
+    def behind(self) -> int:
+        return 4
+
+    @property
+    def rule(self) -> str:
+        return "matrices of at least 256 columns"
 
 
 _TYPES = (
@@ -62,6 +90,8 @@ _TYPES = (
     GGUFType(34, "TQ1_0", 256, 54, "ternary", written=True),
     GGUFType(35, "TQ2_0", 256, 66, "ternary", written=True),
     GGUFType(36, "I2_S", 128, 32, "ternary", written=True, flat=True, trailer=I2_S_TRAILER),
+    TiledType(38, "TL1", 1, 0, "ternary"),
+    TiledType(39, "TL2", 1, 0, "ternary"),
     GGUFType(41, "Q1_0", 128, 18, "ternary", written=True),
     GGUFType(42, "Q2_0", 64, 18, "ternary", written=True),
     GGUFType(142, "PQ2_0", 128, 34, "ternary", written=True),
@@ -81,15 +111,11 @@ _TYPES = (
     GGUFType(28, "F64", 1, 8),
 )
 
-# Numbers that mean different things to different programs, or whose size is not known from the shape.
-UNSIZED = {
-    38: "TL1 (bitnet.cpp) or IQ4_NL_8_8 (old llama.cpp)",
-    39: "TL2 (bitnet.cpp) or MXFP4 (llama.cpp)",
-}
-
 # What else the number of a ternary type has meant, where its size says that it is not that type.
 OTHER_MEANINGS = {
     36: "It may be an IQ4_NL_4_4 tensor of an old llama.cpp.",
+    38: "It may be an IQ4_NL_8_8 tensor of an old llama.cpp.",
+    39: "It may be an MXFP4 tensor of llama.cpp.",
     142: "It may be an IQ2_TN tensor of an old ik_llama.cpp.",
     143: "It may be an IQ1_TN tensor of an old ik_llama.cpp.",
 }

@@ -131,6 +131,11 @@ def _scale_multiplies(folder: Path, config: Mapping[str, Any]) -> bool:
         raise FormatError(
             f"{folder / 'config.json'}: quantization_config is {quantization!r:.100}; an object was expected."
         )
+    if "quant_method" not in quantization and ("bits" in quantization or "quantization" in config):
+        raise UnsupportedError(
+            f"{folder} is quantised by MLX ({quantization or config['quantization']!r:.80}), which is not supported.",
+            "Take the model's GGUF file or its unpacked safetensors.",
+        )
     method, linear_class = quantization.get("quant_method", "bitnet"), quantization.get("linear_class", "bitlinear")
     if method != "bitnet" or linear_class not in ("bitlinear", "autobitlinear"):
         raise UnsupportedError(

@@ -35,7 +35,7 @@ HF_ALIASES = {
     "post_self_attn_layernorm": "post_attention_layernorm",
 }
 # Tensors that hold nothing a model needs, or that are read beside their weight.
-IGNORED = re.compile(r"rope_freqs\.weight|.*\.scale|.*rotary_emb\.inv_freq")
+IGNORED = re.compile(r"rope_freqs\.weight|.*\.scale|.*\.weight_scale|.*rotary_emb\.inv_freq")
 
 
 def spellings(name: str, kind: str) -> tuple[str, ...]:
