@@ -20,6 +20,8 @@ COMMANDS = {
     "chat": ("bitnet.cli.chat", "Talk with a model."),
     "inspect": ("bitnet.cli.inspect", "Show what a model file holds."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
+    "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
+    "doctor": ("bitnet.cli.doctor", "Say what this machine is and whether the kernels are right."),
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 
