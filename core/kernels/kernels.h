@@ -54,7 +54,7 @@ constexpr int kChunkPages = 4;      // pages that rows of queries share while th
 constexpr int kSegmentPositions = 256;
 constexpr int kSegmentPages = kSegmentPositions / kPagePositions;
 constexpr int kAheadPages = kSegmentPages;  // how early pages are fetched into the second cache, at most
-constexpr int kQ8Block = 32;  // weights that share a scale in Q8_0
+constexpr int kQ8Block = 32;                // weights that share a scale in Q8_0
 
 enum class DType : int32_t { F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q3_K, Q4_K, Q5_K, Q6_K };
 constexpr int kDTypes = 10;
@@ -91,13 +91,13 @@ constexpr int kTile = 16;
 constexpr int kTileColumns = 64;
 constexpr int kTileBlocks = 32;    // of a row group that are unpacked at a time
 constexpr int kTileRowGroups = 4;  // of a task, at most
-constexpr int kTileTokens = 12;    // from so many on tiles are faster: docs/log.md
+constexpr int kTileTokens = 12;    // from so many on tiles are faster
 constexpr int64_t kUnpackedBytes = int64_t{kTileRowGroups} * kTileBlocks * 5 * kBlockBytes;
 
 struct TileTask {
   const uint8_t* weights;  // first row group
-  Density density;
-  int64_t row_groups;  // 1..kTileRowGroups
+  Packing packing;         // T2 or T5
+  int64_t row_groups;      // 1..kTileRowGroups
   int64_t blocks, group_blocks;
   const float* group_scales;  // as in TernaryTask
   const int8_t* codes;        // [padded tokens][stride], and kTileColumns more bytes that may be read
@@ -144,8 +144,7 @@ constexpr int64_t page_bytes(KVType type, int64_t head_dim) {
 // multiplied by, 16 bits a code, with a step and a sum.
 constexpr int kCodedRowBytes = 2 * kMostI8Columns + 64;  // the same line of all rows is not in the same set of a cache
 constexpr int64_t attention_scratch(KVType type, int64_t rows, int64_t head_dim) {
-  return type == KVType::I8 ? rows * (kCodedRowBytes / 4 + 2)
-                            : kChunkPages * kPagePositions * head_dim + kLanes;
+  return type == KVType::I8 ? rows * (kCodedRowBytes / 4 + 2) : kChunkPages * kPagePositions * head_dim + kLanes;
 }
 
 // Rows of queries that share one key-value head (heads of one token, or of several) over one segment of a sequence.
