@@ -8,15 +8,18 @@ import pytest
 from bitnet import backends, models
 from bitnet.backends.base import Step
 from bitnet.bench.speed import (
+    Run,
+    Sample,
     Test,
     kv_bytes,
     logits_hash,
-    measure,
+    multiply_adds,
     screen_bytes,
     stored_bytes,
     token_ids,
     weight_bytes,
 )
+from bitnet.engine.runner import Runner
 from bitnet.models import Decoder
 from bitnet.models.synthetic import SyntheticCheckpoint
 
@@ -31,16 +34,20 @@ def test_token_ids_are_fixed_and_in_the_vocabulary() -> None:
     assert ids[:4] == [197, 75, 273, 151] and set(ids) <= set(range(320))
 
 
-@pytest.mark.parametrize("test", [Test(24, 0), Test(0, 5), Test(0, 5, 19), Test(8, 0, 16)])
+@pytest.mark.parametrize("test", [Test(24, 0), Test(0, 5), Test(0, 5, 19), Test(8, 0, 16), Test(6, 3)])
 @pytest.mark.parametrize("chunk", [5, 512])
 def test_the_last_logits_are_those_of_the_whole_text(tiny_model: Decoder, test: Test, chunk: int) -> None:
     c = tiny_model.config
     cache = tiny_model.ops.new_cache(c.num_hidden_layers, 8, c.num_key_value_heads, c.head_dim, "f32")
     whole = tiny_model(Step.whole(token_ids(test.positions, c.vocab_size), want=[test.positions - 1]), cache)[0]
-    seen: list[int] = []
-    timing = measure(tiny_model, test, 2, chunk, "f32", seen.append)
-    assert len(timing.samples_ns) == 2 and min(timing.samples_ns) > 0 and seen == [0, 1]
-    assert timing.logits_hash == logits_hash(whole) or test.n_gen or chunk == 5  # sums of another order
+    sample = timed(tiny_model, test, chunk, "f32")
+    assert len(sample.token_ns) == test.n_gen and 0 < sample.first_ns <= sample.ns
+    assert sum(sample.token_ns) + (sample.first_ns if test.n_prompt else 0) == sample.ns
+    assert sample.logits_hash == logits_hash(whole) or test.n_gen or chunk == 5  # sums of another order
+
+
+def timed(model: Decoder, test: Test, chunk: int, kv: str) -> Sample:
+    return Run(Runner(model, 8, kv), 8, chunk).timed(test)
 
 
 def test_bytes_of_the_cache_are_those_that_a_token_reads(tiny_model: Decoder) -> None:
@@ -63,15 +70,16 @@ def test_a_screened_head_is_hashed_in_full_and_counted_as_read(test: Test) -> No
     full, screened = (
         models.load(SyntheticCheckpoint("tiny"), backends.make("cpu"), head=head) for head in ("full", "screen")
     )
-    hashes = [measure(model, test, 2, 512, "f16", lambda done: None).logits_hash for model in (full, screened)]
-    assert hashes[0] == hashes[1] != "varies"
+    assert timed(full, test, 512, "f16").logits_hash == timed(screened, test, 512, "f16").logits_hash
     saved = stored_bytes(full.weights["lm_head"]) - screen_bytes(screened)
     assert weight_bytes(full) - weight_bytes(screened) == saved > 0
 
 
 def test_bytes_of_a_token_are_all_weights_but_the_embedding_and_the_cache_so_far(tiny_model: Decoder) -> None:
     c = tiny_model.config
-    layer = 4 * c.hidden_size * 3 + 4 * c.intermediate_size * 3
-    assert weight_bytes(tiny_model) > c.num_hidden_layers * layer
+    kv = c.num_key_value_heads * c.head_dim
+    layer = c.hidden_size * (2 * c.hidden_size + 2 * kv + 3 * c.intermediate_size)
+    assert weight_bytes(tiny_model) > c.num_hidden_layers * layer // 4
     assert weight_bytes(tiny_model) >= 2 * c.vocab_size * c.hidden_size  # the tied table is read as the head
     assert kv_bytes(tiny_model, Test(0, 3, 10), "f16") == 12 * 2 * 2 * c.num_key_value_heads * c.head_dim * 2
+    assert multiply_adds(c) == c.num_hidden_layers * layer

@@ -6,9 +6,12 @@ import csv
 import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 Bitnet = Callable[..., subprocess.CompletedProcess[str]]
 LLAMA_BENCH = (
@@ -65,6 +68,39 @@ def test_a_synthetic_model_computes_the_same_in_memory_and_from_its_file(bitnet:
     file = measured(bitnet, "-m", path, *FAST)
     memory = bitnet("bench", "--synthetic", "TINY", *FAST, "-o", "json")
     assert [t["logits_hash"] for t in file] == [t["logits_hash"] for t in json.loads(memory.stdout)]
+
+
+def test_several_models_in_one_run_and_their_results_again(bitnet: Bitnet, tmp_path: Path) -> None:
+    path, picture = tmp_path / "results.json", tmp_path / "roofline.svg"
+    arguments = ("bench", "--synthetic", "tiny", "--synthetic", "Tiny,TINY", *FAST)
+    path.write_text(bitnet(*arguments, "-o", "json").stdout)
+    assert [(t["model"], t["n_gen"]) for t in json.loads(path.read_text())] == [("tiny", 0), ("tiny", 3)] * 3
+    again = bitnet("bench", "--from", path, "-o", "json")
+    assert json.loads(again.stdout) == json.loads(path.read_text())
+    pytest.importorskip("matplotlib")
+    drawn = bitnet("bench", "--from", path, "--plot", picture)
+    assert drawn.returncode == 0, drawn.stderr
+    assert "tg3" in drawn.stdout and "<svg" in picture.read_text()
+    refused = bitnet("bench", "--from", path, "--plot", picture)
+    assert refused.returncode == 2 and "exists" in refused.stderr
+
+
+def test_a_peer_that_is_not_installed_is_named_and_left_out(bitnet: Bitnet, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')  # without site-packages
+    python.chmod(0o755)
+    found = measured(bitnet, *FAST, "--peers", "llama.cpp", "--peer-python", f"llama.cpp={python}")
+    assert [t["engine"] for t in found] == ["bitnet"] * 2
+    assert all(f"llama.cpp was left out: {python} lacks it" in t["notes"][0] for t in found)
+    assert bitnet("bench", "--peers", "vllm").returncode == 2
+
+
+def test_latencies_memory_and_conditions_are_in_every_record(bitnet: Bitnet) -> None:
+    prompt, decode = measured(bitnet, *FAST)
+    assert prompt["p50_ms"] is None and 0 < decode["p50_ms"] <= decode["p95_ms"] <= decode["p99_ms"]
+    for t in (prompt, decode):
+        assert t["first_token_ms"] > 0 and t["load_s"] > 0 and t["weights_bytes"] > 0 and t["kv_cache_bytes"] > 0
+        assert t["options"]["repetitions"] == 2 and t["engine"] == "bitnet" and t["engine_version"] == t["build_commit"]
 
 
 def test_a_screened_head_reads_less_and_computes_the_same(bitnet: Bitnet) -> None:

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bitnet import formats
-from bitnet.errors import FormatError, ModelError, UnsupportedError
+from bitnet.errors import FormatError, ModelError, ParameterError, UnsupportedError
 
 
 def test_the_content_decides_and_not_the_name(save, gguf_bytes):
@@ -56,7 +56,7 @@ def test_other_files_are_refused_with_a_reason(save, name, data, error, says):
         ([], FormatError, "lacks a model"),
         (["config.json"], FormatError, r"lacks \*.safetensors"),
         (["model.safetensors"], FormatError, "lacks config.json"),
-        (["a.gguf", "b.gguf"], FormatError, "2 GGUF files: a.gguf, b.gguf"),
+        (["a.gguf", "b.gguf"], ParameterError, "2 GGUF files.\nName one of them: a.gguf, b.gguf"),
         (["config.json", "pytorch_model.bin"], UnsupportedError, "pickle"),
     ],
 )

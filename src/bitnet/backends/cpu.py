@@ -14,6 +14,7 @@ from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
 from bitnet.backends.packing import BITS, GROUPED, settled
 from bitnet.backends.plan import Plan
 from bitnet.errors import ParameterError
+from bitnet.quant.random import RandomTernary
 from bitnet.quant.tensor import Tensor, TernaryTensor
 
 Floats = NDArray[np.float32]
@@ -43,6 +44,8 @@ class CPU(Ops):
         return BITS[self.packing]
 
     def put(self, tensor: Tensor) -> Matrix | Floats:
+        if isinstance(tensor, RandomTernary):
+            return _core.TernaryWeight.random(*tensor.shape, tensor.seed, float(tensor.scales), self.packing)
         if isinstance(tensor, TernaryTensor):
             packing = self.packing if self.packing in GROUPED or not tensor.group else "2bit"
             return _core.TernaryWeight(tensor.codes, tensor.scales, packing)

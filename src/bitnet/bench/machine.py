@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 from bitnet import backends
@@ -21,20 +22,25 @@ def cpu_info() -> str:
 
 
 class Bandwidth:
-    """GB/s at which so many threads read memory, measured when first asked for; None without the C++ core."""
+    """GB/s at which so many threads read memory, measured once or oftener, the best seen; None without the core."""
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-        self._known: dict[int, float] = {}
+        self.measured: dict[int, list[float]] = {}
 
-    def __call__(self, threads: int) -> float | None:
+    def measure(self, threads: Iterable[int]) -> None:
+        """Once more for each of these numbers of threads."""
         if self._backend != "cpu":
-            return None
+            return
         import bitnet._core as _core
 
-        if threads not in self._known:
-            self._known[threads] = _core.read_bandwidth(BANDWIDTH_BYTES, threads)
-        return self._known[threads]
+        for each in set(threads):
+            self.measured.setdefault(each, []).append(_core.read_bandwidth(BANDWIDTH_BYTES, each))
+
+    def __call__(self, threads: int) -> float | None:
+        if threads not in self.measured:
+            self.measure([threads])
+        return max(self.measured.get(threads, ()), default=None)
 
 
 def use_threads(backend: str, threads: int) -> int:

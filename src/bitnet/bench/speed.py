@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from bitnet.backends.base import BLOCK_SIZE, kv_vector_bytes
+from bitnet.backends.base import kv_vector_bytes
 from bitnet.engine import SamplingParams, Sequence
 from bitnet.engine.kv_cache import BlockPool
 from bitnet.engine.runner import Runner, make_step
 from bitnet.engine.sampling import Floats
 from bitnet.engine.scheduler import Chunk, Scheduler
 from bitnet.models import Decoder
+from bitnet.models.decoder import Config, projection_shapes
 
 WARM_UP = 8  # tokens generated before the clock runs
 
@@ -48,30 +49,28 @@ class Test:
     def positions(self) -> int:
         return self.n_depth + self.tokens
 
+    @property
+    def mean_context(self) -> float:
+        """Positions that a generated token attends to, on average."""
+        return self.n_depth + self.n_prompt + (self.n_gen + 1) / 2
+
+    def warm_up(self, chunk: int) -> Test:
+        """A short test that takes the same ways."""
+        return Test(min(self.n_prompt, chunk), min(self.n_gen, WARM_UP))
+
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """samples_ns: of each repetition. logits_hash: of the last token's logits; "varies" where repetitions differ."""
+class Sample:
+    """One repetition, in nanoseconds from when the depth has been read.
 
-    samples_ns: tuple[int, ...]
-    logits_hash: str
+    ns: to the end. first_ns: until the logits of the first new token. token_ns: of every generated token.
+    logits_hash: of the last token's logits; empty where the engine does not tell.
+    """
 
-
-def measure(
-    model: Decoder, test: Test, repetitions: int, chunk: int, kv: str, progress: Callable[[int], None]
-) -> Timing:
-    """Warm up, then time each repetition on an empty cache, telling `progress` how many are done before each."""
-    blocks = -(-(test.positions + 1) // BLOCK_SIZE)
-    runner = Runner(model, blocks, kv)
-    warm = Test(min(test.n_prompt, chunk), min(test.n_gen, WARM_UP))
-    Run(runner, blocks, chunk).timed(warm)
-    samples, hashes = [], set()
-    for done in range(repetitions):
-        progress(done)
-        elapsed, logits = Run(runner, blocks, chunk).timed(test)
-        samples.append(elapsed)
-        hashes.add(logits_hash(logits))
-    return Timing(tuple(samples), hashes.pop() if len(hashes) == 1 else "varies")
+    ns: int
+    first_ns: int
+    token_ns: tuple[int, ...]
+    logits_hash: str = ""
 
 
 class Run:
@@ -83,21 +82,25 @@ class Run:
         self.sequence = Sequence(0, [], SamplingParams())
         self.scheduler.add(self.sequence)
 
-    def timed(self, test: Test) -> tuple[int, Floats]:
-        """Nanoseconds without the depth, and all logits of the last token (vocab,)."""
+    def timed(self, test: Test) -> Sample:
         ids = token_ids(test.positions, self.runner.model.config.vocab_size)
         prompt = test.n_depth + test.n_prompt
         logits = self.read(ids[: test.n_depth])
-        start = time.perf_counter_ns()
-        logits = self.read(ids[test.n_depth : prompt], logits)
+        marks = [time.perf_counter_ns()]
+        if test.n_prompt:
+            logits = self.read(ids[test.n_depth : prompt])
+            marks.append(time.perf_counter_ns())
         for token in ids[prompt:]:
             self.sequence.append(token)
             logits = self.step()
-        elapsed = time.perf_counter_ns() - start
-        return elapsed, self.all_logits() if screen_bytes(self.runner.model) else logits[-1]
+            marks.append(time.perf_counter_ns())
+        last = self.all_logits() if screen_bytes(self.runner.model) else logits[-1]
+        steps = [end - start for start, end in pairwise(marks)]
+        return Sample(marks[-1] - marks[0], steps[0], tuple(steps[len(steps) - test.n_gen :]), logits_hash(last))
 
-    def read(self, ids: list[int], logits: Any = None) -> Any:
-        """The logits after `ids`, which go through in chunks; those given where there are none."""
+    def read(self, ids: list[int]) -> Any:
+        """The logits after `ids`, which go through in chunks; None where there are none."""
+        logits = None
         self.sequence.prompt += ids
         while self.sequence.computed < len(self.sequence):
             logits = self.step()
@@ -149,6 +152,14 @@ def stored_bytes(weight: Any) -> int:
 
 def kv_bytes(model: Decoder, test: Test, kv: str) -> float:
     """Bytes of cached keys and values that generating one token of `test` reads, on average."""
-    c = model.config
-    seen = test.n_depth + test.n_prompt + (test.n_gen + 1) / 2
-    return seen * c.num_hidden_layers * 2 * c.num_key_value_heads * kv_vector_bytes(kv, c.head_dim)
+    return test.mean_context * position_bytes(model.config, kv)
+
+
+def position_bytes(config: Config, kv: str) -> int:
+    """Bytes of the keys and values of one position."""
+    return config.num_hidden_layers * 2 * config.num_key_value_heads * kv_vector_bytes(kv, config.head_dim)
+
+
+def multiply_adds(config: Config) -> int:
+    """Of one prompt token with the weights of the layers; the head, which only the last one needs, is left out."""
+    return config.num_hidden_layers * sum(n * k for n, k in projection_shapes(config).values())

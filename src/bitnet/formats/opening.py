@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bitnet.errors import FormatError, UnsupportedError
+from bitnet.errors import FormatError, ParameterError, UnsupportedError
 from bitnet.formats import gguf, huggingface
 from bitnet.formats.checkpoint import Checkpoint
 from bitnet.formats.source import SourceFile
@@ -21,7 +21,8 @@ def open(path: str | os.PathLike[str], *, mapped: bool = False) -> Checkpoint:
     mapped: hand out plain tensors as views of the file instead of copies. That saves memory for large embeddings, but
     a file that is cut short while a view of it is in use kills the process (SIGBUS).
 
-    Raises FormatError where the path is not a readable model, UnsupportedError where it is a model of another kind.
+    Raises FormatError where the path is not a readable model, UnsupportedError where it is a model of another kind,
+    ParameterError for a folder with several GGUF files.
     """
     path = Path(path)
     try:
@@ -65,7 +66,7 @@ def _open_folder(path: Path, mapped: bool) -> Checkpoint:
     if len(ggufs) == 1:
         return gguf.open(path / ggufs[0], mapped)
     if ggufs:
-        raise FormatError(f"{path} holds {len(ggufs)} GGUF files: {', '.join(ggufs[:8])}.", "Name one of them.")
+        raise ParameterError(f"{path} holds {len(ggufs)} GGUF files.", f"Name one of them: {', '.join(ggufs[:8])}.")
     if any(name.endswith(PICKLES) for name in names):
         raise _pickle(path)
     missing = "config.json" if weights else "*.safetensors" if "config.json" in names else "a model"

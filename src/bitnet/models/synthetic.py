@@ -18,7 +18,8 @@ from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.models.decoder import projection_shapes
 from bitnet.models.load import open_model
 from bitnet.models.names import spellings
-from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
+from bitnet.quant.random import RandomTernary
+from bitnet.quant.tensor import DenseTensor, Tensor
 
 _PIECE = 1 << 20  # random bytes at a time: they stay in the processor's cache
 
@@ -38,14 +39,17 @@ def preset(model_type: str, sizes: tuple[int, int, int], heads: tuple[int, int, 
     }
 
 
+_BITNET_CPP = {"rope_theta": 1e4, "vocab_size": 32002}  # shapes of microsoft/BitNet's generate-dummy-bitnet-model.py
 _FALCON3 = {"rope_theta": 1000042.0, "vocab_size": 131072, "max_position_embeddings": 32768}
 PRESETS: Mapping[str, dict[str, Any]] = {
     "tiny": preset("bitnet", (2, 256, 512), (4, 2, 64), hidden_act="relu2", rope_theta=1e4, vocab_size=320),
     "100M": preset("bitnet", (12, 768, 2048), (12, 4, 64), hidden_act="relu2", rope_theta=1e4, vocab_size=32002),
     "700M": preset("bitnet", (24, 1536, 4096), (16, 16, 96), rope_theta=1e4, vocab_size=32002),
+    "1B": preset("bitnet", (24, 2048, 3584), (32, 32, 64), **_BITNET_CPP),
     "2B-4T": preset("bitnet", (30, 2560, 6912), (20, 5, 128), hidden_act="relu2", rope_theta=5e5, vocab_size=128256),
     "3B": preset("bitnet", (26, 3200, 8640), (32, 32, 100), rope_theta=1e4, vocab_size=32002),
     "8B": preset("llama", (32, 4096, 14336), (32, 8, 128), rope_theta=5e5, vocab_size=128256, rms_norm_eps=1e-5),
+    "100B": preset("bitnet", (72, 8192, 45568), (64, 64, 128), **_BITNET_CPP),
     "Falcon3-1B": preset("llama", (18, 2048, 8192), (8, 4, 256), **_FALCON3),
     "Falcon3-3B": preset("llama", (22, 3072, 9216), (12, 4, 256), **_FALCON3),
     "Falcon3-7B": preset("llama", (28, 3072, 23040), (12, 4, 256), **_FALCON3),
@@ -83,12 +87,13 @@ class SyntheticCheckpoint(Checkpoint):
         if info.dtype == "F32":
             return DenseTensor(np.ones(info.shape, np.float32))
         n, k = info.shape
-        random = np.random.SFC64([self.seed, zlib.crc32(name.encode())])
+        seed = zlib.crc32(name.encode())
         if info.dtype == "F16":
+            random = np.random.SFC64([self.seed, seed])
             return DenseTensor(random_floats(random, n * k, k**-0.5).reshape(n, k), "F16")
         # k products of a code (variance 2 / 3) and an input of variance 1 then add up to variance 1.
         scale = np.float16((1.5 / k) ** 0.5)  # which every file type holds exactly
-        return TernaryTensor(random_codes(random, n * k).reshape(n, k), np.asarray(scale, np.float32))
+        return RandomTernary((n, k), self.seed << 32 | seed, float(scale))
 
     def _info(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
         count = int(np.prod(shape))
@@ -97,16 +102,6 @@ class SyntheticCheckpoint(Checkpoint):
             return TensorInfo(spelled, shape, "packed", count // 4 + 4)
         dtype, width = ("F32", 4) if len(shape) == 1 else ("F16", 2)
         return TensorInfo(spelled, shape, dtype, width * count)
-
-
-def random_codes(random: np.random.BitGenerator, count: int) -> NDArray[np.int8]:
-    """`count` values of -1, 0, +1 with shares of 85, 86 and 85 in 256."""
-    codes = np.empty(count, np.int8)
-    for start in range(0, count, _PIECE):
-        out = codes[start : start + _PIECE]
-        data = random_bytes(random, len(out))
-        np.subtract((data >= 171).view(np.int8), (data < 85).view(np.int8), out=out)
-    return codes
 
 
 def random_floats(random: np.random.BitGenerator, count: int, deviation: float) -> NDArray[np.float16]:
