@@ -243,6 +243,13 @@ void make_ternary(TernaryWeight* self, In<int8_t> codes_in, nb::object scales_in
   new (self) TernaryWeight(codes.data, n, k, std::move(values), groups ? k / groups : 0, ndim == 1, packing);
 }
 
+TernaryWeight read_ternary(int fd, int64_t offset, int64_t nbytes, const std::string& type,
+                           std::pair<int64_t, int64_t> shape, float scale, const std::string& packing_text) {
+  const Packing packing = packing_of(packing_text);
+  const Free free(kHeavy);
+  return TernaryWeight::read({fd, offset, nbytes}, type, shape.first, shape.second, scale, packing);
+}
+
 Out<int8_t> ternary_codes(const TernaryWeight& w) {
   Out<int8_t> out = empty<int8_t>({w.n, w.k});
   const Free free(w.n * w.k);
@@ -295,6 +302,13 @@ void make_dense(DenseWeight* self, Any data, const std::string& dtype_text, nb::
   const void* from = PyArray_DATA(array);
   const Free free(kHeavy);
   new (self) DenseWeight(from, n, k, dtype, scales);
+}
+
+DenseWeight read_dense(int fd, int64_t offset, int64_t nbytes, const std::string& dtype,
+                       std::pair<int64_t, int64_t> shape) {
+  const DType type = dtype_of(dtype);
+  const Free free(kHeavy);
+  return DenseWeight::read({fd, offset, nbytes}, shape.first, shape.second, type);
 }
 
 DenseWeight random_dense(int64_t n, int64_t k, const std::string& dtype, uint64_t seed, float scale) {
@@ -689,6 +703,10 @@ NB_MODULE(_core, m) {
           "codes: int8 (n, k) of -1, 0, 1. scales: float32 of shape (), (n,) or (n, groups), groups of a multiple of "
           "16 columns. packing: how it is kept, with the same results. \"2bit\" and \"1.6bit\" are multiplied; \"tl1\" "
           "(2 bits) and \"tl2\" (1.67) index tables of partial sums. \"1.6bit\" and \"tl2\" take no groups.")
+      .def_static("read", &read_ternary, "fd"_a, "offset"_a, "nbytes"_a, "type"_a, "shape"_a, "scale"_a,
+                  "packing"_a = "2bit",
+                  "From a tensor's bytes in an open file; type: \"I2_S\", \"TQ1_0\", \"TQ2_0\" with one scale, or "
+                  "\"packed\" (Hugging Face). Any failure is an exception that does not say where.")
       .def_static("random", &random_ternary, "n"_a, "k"_a, "seed"_a = 0, "scale"_a = 1.0f, "packing"_a = "2bit",
                   "Uniform random codes with one scale, the same for the same seed.")
       .def_static("zeros", &zero_ternary, "n"_a, "k"_a, "packing"_a = "2bit",
@@ -709,6 +727,8 @@ NB_MODULE(_core, m) {
                    "-> None"),
            "data: float32 for F32, float16 for F16, the bits as uint16 for BF16, int8 for Q8_0 with float16 scales (n, "
            "k / 32).")
+      .def_static("read", &read_dense, "fd"_a, "offset"_a, "nbytes"_a, "dtype"_a, "shape"_a,
+                  "From a tensor's bytes in an open file, which has Q8_0 in blocks.")
       .def_static("random", &random_dense, "n"_a, "k"_a, "dtype"_a = "F16", "seed"_a = 0, "scale"_a = 1.0f,
                   "Uniform random values in [-scale, scale), the same for the same seed.")
       .def_prop_ro("shape", [](const DenseWeight& w) { return std::pair(w.n, w.k); })

@@ -135,15 +135,35 @@ void divide_rows(const float* sums, int64_t row_groups, int64_t tokens, const fl
   }
 }
 
-bool pack_rows(const int8_t* codes, Packing packing, int64_t k, int64_t rows, uint8_t* out) {
-  if (packing == Packing::TL1) return pack_tuples<Packing::TL1>(codes, k, rows, out);
-  if (packing == Packing::TL2) return pack_tuples<Packing::TL2>(codes, k, rows, out);
-  const int columns = block_columns(packing);
+// Codes (rows, k) of -1, 0, 1 to one row group of pairs of bits; four columns of a field are the bytes of a word.
+BITNET_INLINE bool pack_pairs(const int8_t* codes, int64_t k, int64_t rows, uint8_t* out) {
+  constexpr int kColumns = 256;  // at a time
+  uint8_t bad = 0;
+  for (int64_t r = 0; r < kGroupRows; ++r) {
+    for (int64_t first = 0; first < k; first += kColumns) {
+      const int64_t count = r >= rows ? 0 : k - first < kColumns ? k - first : kColumns;
+      uint8_t stored[kColumns];
+      if (count < kColumns) __builtin_memset(stored, 1, kColumns);
+      for (int64_t i = 0; i < count; ++i) stored[i] = (uint8_t)(codes[r * k + first + i] + 1);
+      for (int64_t i = 0; i < count; ++i) bad |= stored[i] > 2;
+      for (int64_t i = 0; i < kColumns && first + i < k; i += 16) {
+        uint32_t t[4];
+        __builtin_memcpy(t, stored + i, 16);
+        const uint32_t word = t[0] | t[1] << 2 | t[2] << 4 | t[3] << 6;
+        __builtin_memcpy(out + (first + i) / 16 * kBlockBytes + 4 * r, &word, 4);
+      }
+    }
+  }
+  return !bad;
+}
+
+BITNET_INLINE bool pack_fives(const int8_t* codes, int64_t k, int64_t rows, uint8_t* out) {
+  constexpr int columns = block_columns(Packing::T5);
   uint8_t bad = 0;
   for (int64_t first = 0; first < k; first += columns, out += kBlockBytes) {
     const int64_t count = k - first < columns ? k - first : columns;
     for (int64_t r = 0; r < kGroupRows; ++r) {
-      uint8_t stored[20];  // column 4f + j at the same place
+      uint8_t stored[columns];  // column 4f + j at the same place
       for (int i = 0; i < columns; ++i) stored[i] = 1;
       if (r < rows) {
         const int8_t* row = codes + r * k + first;
@@ -152,16 +172,26 @@ bool pack_rows(const int8_t* codes, Packing packing, int64_t k, int64_t rows, ui
       }
       for (int j = 0; j < 4; ++j) {
         const uint8_t* t = stored + j;
-        if (packing == Packing::T2) {
-          out[4 * r + j] = (uint8_t)(t[0] | t[4] << 2 | t[8] << 4 | t[12] << 6);
-        } else {
-          const int index = t[0] + 3 * t[4] + 9 * t[8] + 27 * t[12] + 81 * t[16];
-          out[4 * r + j] = kFiveTrits.byte_of[index < 243 ? index : 0];  // larger only where a code is bad
-        }
+        const int index = t[0] + 3 * t[4] + 9 * t[8] + 27 * t[12] + 81 * t[16];
+        out[4 * r + j] = kFiveTrits.byte_of[index < 243 ? index : 0];  // larger only where a code is bad
       }
     }
   }
   return !bad;
+}
+
+bool pack_rows(const int8_t* codes, Packing packing, int64_t k, int64_t rows, uint8_t* out) {
+  switch (packing) {
+    case Packing::T2:
+      return pack_pairs(codes, k, rows, out);
+    case Packing::T5:
+      return pack_fives(codes, k, rows, out);
+    case Packing::TL1:
+      return pack_tuples<Packing::TL1>(codes, k, rows, out);
+    case Packing::TL2:
+      return pack_tuples<Packing::TL2>(codes, k, rows, out);
+  }
+  return false;
 }
 
 template <Packing packing>

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "kernels/registry.h"
 #include "runtime/scratch.h"
@@ -31,17 +31,17 @@ struct Block {
   int64_t work() const { return count * (last_position + 1); }
 };
 
-std::vector<Block> blocks_of(const Batch& batch, int64_t most_tokens) {
-  std::vector<Block> blocks;
+// Writes the blocks of a batch to `blocks`, at most one for each token, and returns their end.
+Block* list_blocks(const Batch& batch, int64_t most_tokens, Block* blocks) {
+  Block* last = blocks - 1;
   for (int64_t b = 0; b < batch.sequences; ++b)
     for (int64_t t = batch.starts[b]; t < batch.starts[b + 1]; ++t) {
       const int64_t position = batch.positions[t];
-      if (t == batch.starts[b] || blocks.back().count == most_tokens || position < blocks.back().last_position)
-        blocks.push_back({t, 0, b, 0});
-      ++blocks.back().count;
-      blocks.back().last_position = position;
+      if (t == batch.starts[b] || last->count == most_tokens || position < last->last_position) *++last = {t, 0, b, 0};
+      ++last->count;
+      last->last_position = position;
     }
-  return blocks;
+  return last + 1;
 }
 
 // Tokens of a block that attend to one of its segments.
@@ -165,7 +165,7 @@ struct Heads {
 };
 
 void store(const float* k, const float* v, const KVCache& cache, int64_t layer, const Batch& batch,
-           const std::vector<int32_t>& sequence_of, int64_t tokens) {
+           const int32_t* sequence_of, int64_t tokens) {
   const Kernels& kernel = kernels();
   const int64_t width = cache.kv_heads * cache.head_dim;
   const auto store_token = [&](int64_t t) {
@@ -191,19 +191,22 @@ void attention(Matrix<const float> q, const float* k, const float* v, KVCache& c
                float scale, int64_t window, float* y) {
   if (!q.rows) return;
   const Kernels& kernel = kernels();
-  std::vector<int32_t> sequence_of(static_cast<size_t>(q.rows));
+  thread_local Scratch scratch, sequence_scratch, block_scratch, part_scratch;
+  int32_t* sequence_of = sequence_scratch.get<int32_t>(static_cast<size_t>(q.rows));
   for (int64_t b = 0; b < batch.sequences; ++b)
-    std::fill(sequence_of.begin() + batch.starts[b], sequence_of.begin() + batch.starts[b + 1],
-              static_cast<int32_t>(b));
+    std::fill(sequence_of + batch.starts[b], sequence_of + batch.starts[b + 1], static_cast<int32_t>(b));
   store(k, v, cache, layer, batch, sequence_of, q.rows);
 
   const Heads heads{q, cache, layer, batch, scale, window};
-  std::vector<Block> blocks = blocks_of(batch, heads.block_tokens());
+  Block* const blocks = block_scratch.get<Block>(static_cast<size_t>(q.rows));
+  Block* const end = list_blocks(batch, heads.block_tokens(), blocks);
   // The longest first: late tokens of a prompt have the most to do, and small chunks at the end let no thread wait.
-  std::stable_sort(blocks.begin(), blocks.end(), [](const Block& a, const Block& b) { return a.work() > b.work(); });
-  const int64_t count = static_cast<int64_t>(blocks.size());
+  std::sort(blocks, end, [](const Block& a, const Block& b) {
+    return a.work() != b.work() ? a.work() > b.work() : a.token < b.token;
+  });
+  const int64_t count = end - blocks;
   int64_t work = 0, segments = 0, part_bytes = 0;
-  for (const Block& block : blocks) {
+  for (const Block& block : std::span(blocks, end)) {
     work += block.work() * q.columns, segments += block.segments();
     part_bytes += block.segments() * cache.kv_heads * heads.state_floats(block) * 4;
   }
@@ -216,34 +219,34 @@ void attention(Matrix<const float> q, const float* k, const float* v, KVCache& c
   }
   if (count * cache.kv_heads >= 16 * threads() || segments == count || window || threads() == 1 ||
       part_bytes > kPartBytes)
-    return parallel_for(count * cache.kv_heads, attend_all);
+    return parallel_for(count * cache.kv_heads, attend_all, Deal::Queue);
 
   // Few blocks over long contexts: every segment is a chunk; then the parts of each block are folded in ascending
   // order.
   struct Part {
-    const Block& block;
+    const Block* block;
     int64_t kv_head, segment;
     float* memory;
-    Range tokens{};
+    Range tokens;
   };
-  std::vector<Part> parts;
-  parts.reserve(static_cast<size_t>(segments * cache.kv_heads));
-  thread_local Scratch scratch;
+  const int64_t part_count = segments * cache.kv_heads;
+  Part* const parts = part_scratch.get<Part>(static_cast<size_t>(part_count));
   float* memory = scratch.get<float>(static_cast<size_t>(part_bytes / 4));
-  for (const Block& block : blocks)
+  Part* next = parts;
+  for (const Block& block : std::span(blocks, end))
     for (int64_t h = 0; h < cache.kv_heads; ++h)
       for (int64_t s = 0; s < block.segments(); ++s, memory += heads.state_floats(block))
-        parts.push_back({block, h, s, memory});
-  const auto state_of = [&](const Part& part) { return heads.state_at(part.memory, part.block); };
-  parallel_for(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+        *next++ = {&block, h, s, memory, {}};
+  const auto state_of = [&](const Part& part) { return heads.state_at(part.memory, *part.block); };
+  parallel_for(part_count, [&](int64_t i) {
     Part& part = parts[i];
-    part.tokens = heads.attend(kernel, part.block, part.kv_head, part.segment, state_of(part));
+    part.tokens = heads.attend(kernel, *part.block, part.kv_head, part.segment, state_of(part));
   });
-  for (size_t i = 0; i < parts.size();) {
+  for (int64_t i = 0; i < part_count;) {
     const Part& first = parts[i];
-    for (++i; i < parts.size() && parts[i].segment; ++i)
+    for (++i; i < part_count && parts[i].segment; ++i)
       heads.merge(kernel, parts[i].tokens, state_of(first), state_of(parts[i]));
-    heads.finish(kernel, first.block, first.kv_head, state_of(first), y);
+    heads.finish(kernel, *first.block, first.kv_head, state_of(first), y);
   }
 }
 

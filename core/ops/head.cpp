@@ -28,6 +28,7 @@ struct Query {
   std::vector<int8_t> planes;
   std::vector<float> x;  // padded for the dense kernel
   std::vector<float> lower, upper, group_lower, group_upper;
+  std::vector<float> heap;    // the largest lower bounds so far, the least of them first
   std::vector<int32_t> rows;  // to be computed precisely
   ScreenToken token{};
   bool screened = false;
@@ -83,8 +84,9 @@ bool quantize(const float* x, int64_t k, const DenseWeight& w, const Screen& scr
 }
 
 // The k-th largest lower bound, rows beyond n left out.
-float threshold(const Query& q, int64_t n, int64_t k) {
-  std::vector<float> heap;  // the k largest so far, the least of them first
+float threshold(Query& q, int64_t n, int64_t k) {
+  std::vector<float>& heap = q.heap;
+  heap.clear();
   for (int64_t g = 0; g * kGroupRows < n; ++g) {
     if (static_cast<int64_t>(heap.size()) == k && q.group_lower[g] <= heap.front()) continue;
     for (int64_t r = g * kGroupRows; r < std::min(n, (g + 1) * kGroupRows); ++r) {
@@ -119,7 +121,7 @@ void all_logits(const float* x, const DenseWeight& w, float* y) {
 void screen_rows(const Screen& screen, std::vector<Query>& queries, int64_t count, float* y) {
   const Kernels& kernel = kernels();
   const int64_t groups = screen.row_groups();
-  const int64_t bytes = std::clamp<int64_t>(groups * screen.row_group_bytes() / (8 * threads()), 16 << 10, 256 << 10);
+  const int64_t bytes = std::clamp<int64_t>(groups * screen.row_group_bytes() / (4 * threads()), 16 << 10, 1 << 20);
   const int64_t step = std::clamp<int64_t>(bytes / screen.row_group_bytes(), 1, groups);
   parallel_for(ceil_div(groups, step), [&](int64_t chunk) {
     const int64_t first = chunk * step, row = first * kGroupRows;

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kSerialElements = 32768;       // below this a fork costs more than it saves
 constexpr int64_t kTokenBlockBytes = 512 << 10;  // activations that stay in L2 while the weights of a chunk pass
-constexpr int64_t kMostRowGroups = 64;           // of a chunk: bounds the buffer of sums on the stack
+constexpr int64_t kMostRowGroups = 128;          // of a chunk: bounds the buffer of sums on the stack
 constexpr int64_t kTableTokens = 64;             // tokens whose tables are made at a time: they are large
 
 template <class Body>
@@ -56,19 +56,20 @@ void make_panels(int64_t tokens, int64_t padded, int8_t* panels, Fill&& fill) {
 
 // Sums of the codes, [panel][group][token], for weights with a scale for each `group` columns.
 struct Sums {
-  int64_t group;
-  std::vector<int32_t> values;
-  int64_t groups;
+  int64_t group, groups;
+  int32_t* values;
 
-  const int32_t* panel(int64_t p) const { return values.data() + p * groups * kPanelTokens; }
+  int32_t* panel(int64_t p) const { return values + p * groups * kPanelTokens; }
 };
 
-Sums sum_panels(const Activations& a, int64_t group) {
-  const int64_t groups = ceil_div(a.padded, group);
-  Sums sums{group, std::vector<int32_t>(static_cast<size_t>(panels_of(a.tokens) * groups * kPanelTokens)), groups};
-  for_each(panels_of(a.tokens), a.tokens * a.padded, [&](int64_t p) {
-    kernels().sum_panel(a.panel(p), a.padded, group, a.panel_tokens(p), sums.values.data() + p * groups * kPanelTokens);
-  });
+int64_t sums_size(const Activations& a, int64_t group) {
+  return panels_of(a.tokens) * ceil_div(a.padded, group) * kPanelTokens;
+}
+
+Sums sum_panels(const Activations& a, int64_t group, int32_t* memory) {
+  const Sums sums{group, ceil_div(a.padded, group), memory};
+  for_each(panels_of(a.tokens), a.tokens * a.padded,
+           [&](int64_t p) { kernels().sum_panel(a.panel(p), a.padded, group, a.panel_tokens(p), sums.panel(p)); });
   return sums;
 }
 
@@ -170,12 +171,14 @@ void dense_product(const DenseWeight& w, const float* x, int64_t ldx, int64_t fi
 // How the rows of one weight are dealt out: chunks of `step` row groups of 16.
 struct Share {
   int64_t row_groups, step, first_chunk;
+  Sums sums;  // that a ternary weight needs
 };
 
-// Chunks of at most 256 KB of weights and at least 16 KB, eight or more a thread where there is enough: small ones at
-// the end of a job keep the threads from waiting for each other.
+// Chunks of at most 1 MB of weights and at least 16 KB, four or more a thread where there is enough: every chunk
+// interrupts a stream for half a microsecond, but small ones at the end of a job keep the threads from waiting for each
+// other.
 int64_t row_groups_per_chunk(int64_t row_group_bytes, int64_t total_bytes) {
-  const int64_t bytes = std::clamp<int64_t>(total_bytes / (8 * threads()), 16 << 10, 256 << 10);
+  const int64_t bytes = std::clamp<int64_t>(total_bytes / (4 * threads()), 16 << 10, 1 << 20);
   const int64_t groups = std::clamp<int64_t>(bytes / row_group_bytes, 1, kMostRowGroups);
   return groups > 1 ? groups & ~int64_t{1} : 1;
 }
@@ -225,7 +228,9 @@ void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out
   });
   Activations a{panels, nullptr, q.rows, padded};
   if (looks_up(w.packing)) make_tables(a, w, table_scratch);
-  const Sums sums = sum_panels(a, padded);  // over the whole row, whatever its scales are
+  thread_local Scratch sums_scratch;
+  // Over the whole row, whatever its scales are.
+  const Sums sums = sum_panels(a, padded, sums_scratch.get<int32_t>(static_cast<size_t>(sums_size(a, padded))));
   const int64_t step = row_groups_per_chunk(w.row_group_bytes(), w.nbytes());
   parallel_for(ceil_div(w.row_groups(), step), [&](int64_t chunk) {
     const int64_t first = chunk * step, count = std::min(step, w.row_groups() - first);
@@ -248,12 +253,12 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
   const bool any_tables = std::any_of(products, products + count,
                                       [](const Product& p) { return p.ternary && looks_up(p.ternary->packing); });
   if (any_tables && x.rows > kTableTokens) return linear_in_parts(x, products, count);
-  thread_local Scratch panel_scratch, multiplier_scratch, x_scratch, table_scratch[2];
+  thread_local Scratch panel_scratch, multiplier_scratch, x_scratch, table_scratch[2], share_scratch, sums_scratch;
   Activations a{nullptr, nullptr, x.rows, 0};
   for (int64_t i = 0; i < count; ++i)
     if (products[i].ternary) a.padded = std::max(a.padded, padded_columns(*products[i].ternary));
-  std::vector<Sums> sums;          // one for each way of grouping
-  const Sums no_sums{};            // of weights that are looked up
+  Share* shares = share_scratch.get<Share>(static_cast<size_t>(count));
+  int64_t all_sums = 0;
   const float* padded_x = x.data;  // dense kernels read whole vectors
   int64_t ldx = x.columns;
 
@@ -273,9 +278,7 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
         make_tables(a, *w, table_scratch[table_index(w->packing)]);
         continue;
       }
-      const int64_t group = group_of(*w, a);
-      if (std::none_of(sums.begin(), sums.end(), [&](const Sums& s) { return s.group == group; }))
-        sums.push_back(sum_panels(a, group));
+      all_sums += sums_size(a, group_of(*w, a));
     } else if (const int64_t columns = products[i].dense->columns(); columns > ldx) {
       float* copy = x_scratch.get<float>(static_cast<size_t>(x.rows * columns));
       for (int64_t t = 0; t < x.rows; ++t) {
@@ -290,15 +293,20 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
   int64_t bytes = 0;
   for (int64_t i = 0; i < count; ++i)
     bytes += products[i].ternary ? products[i].ternary->nbytes() : products[i].dense->nbytes();
-  std::vector<Share> shares(static_cast<size_t>(count));
+  int32_t* memory = sums_scratch.get<int32_t>(static_cast<size_t>(all_sums));
   int64_t chunks = 0;
   for (int64_t i = 0; i < count; ++i) {
     const TernaryWeight* w = products[i].ternary;
     const int64_t row_groups = w ? w->row_groups() : ceil_div(products[i].dense->n, kGroupRows);
     const int64_t step =
         row_groups_per_chunk(w ? w->row_group_bytes() : products[i].dense->row_bytes() * kGroupRows, bytes);
-    shares[i] = {row_groups, step, chunks};
+    shares[i] = {row_groups, step, chunks, {}};
     chunks += ceil_div(row_groups, step);
+    if (!w || looks_up(w->packing)) continue;
+    const int64_t group = group_of(*w, a);
+    const Share* same = std::find_if(shares, shares + i, [&](const Share& s) { return s.sums.group == group; });
+    shares[i].sums = same != shares + i ? same->sums : sum_panels(a, group, memory);
+    if (same == shares + i) memory += sums_size(a, group);
   }
 
   // Tokens in blocks that stay in L2: all weights pass once for each block.
@@ -314,8 +322,7 @@ void linear(Matrix<const float> x, const Product* products, int64_t count) {
     const int64_t first = (chunk - shares[i].first_chunk) * shares[i].step,
                   groups = std::min(shares[i].step, shares[i].row_groups - first);
     if (const TernaryWeight* w = products[i].ternary) {
-      const auto s = std::find_if(sums.begin(), sums.end(), [&](const Sums& s) { return s.group == group_of(*w, a); });
-      ternary_product(*w, a, s == sums.end() ? no_sums : *s, first, groups, panel, last, products[i].y);
+      ternary_product(*w, a, shares[i].sums, first, groups, panel, last, products[i].y);
     } else {
       const DenseWeight& d = *products[i].dense;
       const int64_t row = first * kGroupRows;

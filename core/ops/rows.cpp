@@ -1,9 +1,9 @@
 #include "ops/rows.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels/registry.h"
+#include "runtime/scratch.h"
 #include "runtime/thread_pool.h"
 
 namespace bitnet {
@@ -81,11 +81,12 @@ void embed(const DenseWeight& table, const int32_t* ids, int64_t count, float* y
 void embed(const TernaryWeight& table, const int32_t* ids, int64_t count, float* y) {
   const Kernels& kernel = kernels();
   for_rows(count, table.k, [&](int64_t first, int64_t last) {
-    std::vector<int8_t> codes(static_cast<size_t>(table.k));
+    thread_local Scratch scratch;
+    int8_t* codes = scratch.get<int8_t>(static_cast<size_t>(table.k));
     for (int64_t t = first; t < last; ++t) {
       const int64_t id = ids[t];
       const uint8_t* group = table.packed() + id / kGroupRows * table.row_group_bytes();
-      kernel.unpack_rows(group, table.packing, table.k, id % kGroupRows, 1, codes.data());
+      kernel.unpack_rows(group, table.packing, table.k, id % kGroupRows, 1, codes);
       for (int64_t i = 0; i < table.k; ++i) y[t * table.k + i] = static_cast<float>(codes[i]) * table.scale_of(id, i);
     }
   });

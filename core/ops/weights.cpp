@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cstring>
 #include <stdexcept>
@@ -75,16 +74,16 @@ TernaryWeight::TernaryWeight(const int8_t* codes, int64_t n, int64_t k, std::vec
                              bool per_row, Packing packing)
     : TernaryWeight(n, k, std::move(given), group, per_row, packing) {
   const Kernels& kernel = kernels();
-  std::atomic<bool> sound{true};
   const int64_t step = ceil_div(chunk_rows(k), kGroupRows);
   parallel_for(ceil_div(row_groups(), step), [&](int64_t chunk) {
-    for (int64_t g = chunk * step; g < std::min(row_groups(), (chunk + 1) * step); ++g) {
-      const int64_t rows = std::min<int64_t>(kGroupRows, n - g * kGroupRows);
-      if (!kernel.pack_rows(codes + g * kGroupRows * k, packing, k, rows, buffer_.data + g * row_group_bytes()))
-        sound = false;
-    }
+    for (int64_t g = chunk * step; g < std::min(row_groups(), (chunk + 1) * step); ++g)
+      pack_group(kernel, codes + g * kGroupRows * k, g, std::min<int64_t>(kGroupRows, n - g * kGroupRows));
   });
-  if (!sound) throw std::invalid_argument("ternary codes must be -1, 0 or 1; found another value.");
+}
+
+void TernaryWeight::pack_group(const Kernels& kernel, const int8_t* codes, int64_t group, int64_t rows) {
+  if (!kernel.pack_rows(codes, packing, k, rows, buffer_.data + group * row_group_bytes()))
+    throw std::invalid_argument("ternary codes must be -1, 0 or 1; found another value.");
 }
 
 TernaryWeight TernaryWeight::random(int64_t n, int64_t k, uint64_t seed, float scale, Packing packing) {

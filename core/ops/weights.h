@@ -2,14 +2,17 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "runtime/file_range.h"
 #include "runtime/memory.h"
 
 namespace bitnet {
 
-class Screen;  // ops/head.h
+class Screen;     // ops/head.h
+struct FileType;  // ops/file_types.h
 
 class TernaryWeight {
  public:
@@ -23,6 +26,11 @@ class TernaryWeight {
 
   // Nothing but zeros: what a speed is measured on.
   static TernaryWeight zeros(int64_t n, int64_t k, Packing packing);
+
+  // From the bytes of a tensor in its file (ops/stored.cpp), with one scale. type: "I2_S", "TQ1_0", "TQ2_0", or
+  // "packed" (Hugging Face). std::exception where that is not possible, for whatever reason.
+  static TernaryWeight read(const FileRange& file, const std::string& type, int64_t n, int64_t k, float scale,
+                            Packing packing);
 
   void codes(int8_t* out) const;  // (n, k)
 
@@ -43,6 +51,9 @@ class TernaryWeight {
 
  private:
   TernaryWeight(int64_t n, int64_t k, std::vector<float> scales, int64_t group, bool per_row, Packing packing);
+  void read_blocks(const FileRange& file, const FileType& type);
+  void read_quarters(const FileRange& file);
+  void pack_group(const Kernels& kernel, const int8_t* codes, int64_t group, int64_t rows);
   Buffer buffer_;
   std::vector<float> kernel_scales_;  // one; [padded n]; or [row_group][group][16]
 };
@@ -55,6 +66,9 @@ class DenseWeight {
 
   // Uniform in [-scale, scale): the same values for the same seed on every machine. Not for types of blocks.
   static DenseWeight random(int64_t n, int64_t k, DType dtype, uint64_t seed, float scale);
+
+  // From the bytes of a tensor in its file (ops/stored.cpp). std::exception where that is not possible.
+  static DenseWeight read(const FileRange& file, int64_t n, int64_t k, DType dtype);
 
   int64_t n, k;
   DType dtype;

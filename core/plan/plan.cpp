@@ -19,9 +19,10 @@ namespace {
                               limit + ".");
 }
 
-void check_range(const char* name, const int32_t* numbers, int64_t count, int64_t limit, const std::string& owner) {
+void check_range(const char* name, const int32_t* numbers, int64_t count, int64_t limit, const char* owner) {
   for (int64_t i = 0; i < count; ++i)
-    if (numbers[i] < 0 || numbers[i] >= limit) outside(name, i, numbers[i], owner + std::to_string(limit) + " rows");
+    if (numbers[i] < 0 || numbers[i] >= limit)
+      outside(name, i, numbers[i], std::string(owner) + std::to_string(limit) + " rows");
 }
 
 Matrix<const float> constant(Matrix<float> m) { return {m.data, m.rows, m.columns}; }

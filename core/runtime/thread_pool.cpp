@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -38,9 +39,9 @@ thread_local bool inside_job = false;
 // preempted never holds up the caller.
 class Pool {
  public:
-  explicit Pool(int threads) {
+  explicit Pool(int threads) : shares_(std::make_unique<Share[]>(static_cast<size_t>(threads))), share_count_(threads) {
     workers_.reserve(static_cast<size_t>(threads - 1));
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   }
 
   // Ends the workers, after the job that runs. The object stays usable (its callers do all chunks themselves) and is
@@ -56,20 +57,25 @@ class Pool {
     workers_.clear();
   }
 
-  void run(int64_t count, void (*body)(void*, int64_t), void* context) {
+  void run(int64_t count, Deal deal, void (*body)(void*, int64_t), void* context) {
     if (count <= 1 || inside_job || !busy_.try_lock()) {
       for (int64_t i = 0; i < count; ++i) body(context, i);
       return;
     }
     const std::lock_guard lock(busy_, std::adopt_lock);
-    body_ = body, context_ = context, count_ = count;
-    next_.store(0, std::memory_order_relaxed);
+    body_ = body, context_ = context;
+    const int shares = deal == Deal::Streams ? share_count_ : 1;  // the others stay empty
+    for (int i = 0; i < shares; ++i) {
+      shares_[i].last = count * (i + 1) / shares;
+      shares_[i].next.store(count * i / shares, std::memory_order_relaxed);
+    }
+    for (int i = shares; i < share_count_; ++i) shares_[i].next.store(shares_[i].last, std::memory_order_relaxed);
     open_.store(++generation_);
     if (sleepers_.load() > 0) {
       const std::lock_guard sleep_lock(sleep_mutex_);
       wake_.notify_all();
     }
-    take_chunks();
+    take_chunks(0);
     open_.store(0);
     for (int spins = 0; active_.load() != 0; ++spins) {
       pause();
@@ -79,15 +85,19 @@ class Pool {
   }
 
  private:
-  void take_chunks() {
+  // The thread's own share first, then what the others have left.
+  void take_chunks(int thread) {
     inside_job = true;
     try {
-      for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) body_(context_, i);
+      for (int i = 0; i < share_count_; ++i) {
+        Share& share = shares_[(thread + i) % share_count_];
+        for (int64_t c; (c = share.next.fetch_add(1, std::memory_order_relaxed)) < share.last;) body_(context_, c);
+      }
     } catch (...) {
       const std::lock_guard lock(failure_mutex_);
       if (!failure_) failure_ = std::current_exception();
       failed_.store(true);
-      next_.store(count_, std::memory_order_relaxed);
+      for (int i = 0; i < share_count_; ++i) shares_[i].next.store(shares_[i].last, std::memory_order_relaxed);
     }
     inside_job = false;
   }
@@ -99,14 +109,14 @@ class Pool {
     std::rethrow_exception(failure);
   }
 
-  void work() {
+  void work(int thread) {
     uint64_t seen = 0;
     while (!stop_.load(std::memory_order_relaxed)) {
       active_.fetch_add(1);
       const uint64_t job = open_.load();
       if (job && job != seen) {
         seen = job;
-        take_chunks();
+        take_chunks(thread);
       }
       active_.fetch_sub(1);
       wait(seen);
@@ -132,10 +142,16 @@ class Pool {
     sleepers_.fetch_sub(1);
   }
 
+  struct alignas(128) Share {
+    std::atomic<int64_t> next{0};
+    int64_t last = 0;
+  };
+
   std::vector<std::thread> workers_;
+  std::unique_ptr<Share[]> shares_;
+  int share_count_;
   void (*body_)(void*, int64_t) = nullptr;
   void* context_ = nullptr;
-  int64_t count_ = 0;
   uint64_t generation_ = 0;
   std::mutex busy_;
   std::exception_ptr failure_;
@@ -146,7 +162,6 @@ class Pool {
   std::atomic<bool> stop_{false};
   std::atomic<int> sleepers_{0};
   std::atomic<bool> failed_{false};
-  alignas(128) std::atomic<int64_t> next_{0};
   alignas(128) std::atomic<int> active_{0};
 };
 
@@ -194,9 +209,9 @@ void set_threads(int count) {
   if (old) old->retire();
 }
 
-void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
+void parallel_for(int64_t count, Deal deal, void (*body)(void*, int64_t), void* context) {
   if (count == 1) return body(context, 0);
-  if (count > 0) current_pool().run(count, body, context);
+  if (count > 0) current_pool().run(count, deal, body, context);
 }
 
 }  // namespace bitnet

@@ -8,16 +8,21 @@ namespace bitnet {
 int threads();                // in use now, the caller's included
 void set_threads(int count);  // std::invalid_argument below 1
 
-// Runs body(context, i) for i in [0, count) on the caller's thread and the pool's. Chunks are handed out one by one in
-// ascending order. A call from inside a body, or while another thread's job runs, does its chunks on its own thread.
-// The first exception of a body is rethrown here after all threads have left the job.
-void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context);
+// How chunks come to threads. Streams: each thread begins with an equal run of neighbours, so that it reads memory in
+// one stream (two threads that take turns read a sixth slower), and then helps the others. Queue: one by one in
+// ascending order, for chunks of different sizes that are sorted.
+enum class Deal { Streams, Queue };
+
+// Runs body(context, i) for i in [0, count) on the caller's thread and the pool's. A call from inside a body, or while
+// another thread's job runs, does its chunks on its own thread. The first exception of a body is rethrown here after
+// all threads have left the job.
+void parallel_for(int64_t count, Deal deal, void (*body)(void*, int64_t), void* context);
 
 template <class Body>
-void parallel_for(int64_t count, Body&& body) {
+void parallel_for(int64_t count, Body&& body, Deal deal = Deal::Streams) {
   using Plain = std::remove_reference_t<Body>;
   parallel_for(
-      count, [](void* context, int64_t i) { (*static_cast<Plain*>(context))(i); },
+      count, deal, [](void* context, int64_t i) { (*static_cast<Plain*>(context))(i); },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet.quant.stored import StoredTensor
 from bitnet.quant.tensor import Tensor
 
 Value = Any  # an activation, in the backend's own type
@@ -112,6 +113,10 @@ class Ops(ABC):
     @abstractmethod
     def put(self, tensor: Tensor) -> Weight:
         """Take a weight into the backend's own memory and layout."""
+
+    def put_stored(self, stored: StoredTensor) -> Weight | None:
+        """As `put`, straight from a file; None where that cannot be done, or fails: `put` will say why."""
+        return None
 
     @abstractmethod
     def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> Cache:

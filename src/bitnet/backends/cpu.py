@@ -15,6 +15,7 @@ from bitnet.backends.packing import BITS, GROUPED, settled
 from bitnet.backends.plan import Plan
 from bitnet.errors import ParameterError
 from bitnet.quant.random import RandomTernary
+from bitnet.quant.stored import StoredTensor
 from bitnet.quant.tensor import Tensor, TernaryTensor
 
 Floats = NDArray[np.float32]
@@ -52,6 +53,15 @@ class CPU(Ops):
         if len(tensor.shape) == 1:
             return tensor.dequantize()
         return _core.DenseWeight(tensor.data, tensor.dtype, tensor.scales)
+
+    def put_stored(self, stored: StoredTensor) -> Matrix | None:
+        place = (stored.fd, stored.offset, stored.nbytes, stored.dtype, stored.shape)
+        try:
+            if stored.scale is None:
+                return _core.DenseWeight.read(*place)
+            return _core.TernaryWeight.read(*place, stored.scale, self.packing)
+        except (ValueError, RuntimeError):
+            return None
 
     def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> _core.KVCache:
         kind = {"f32": "F32", "f16": "F16", "int8": "I8"}[dtype]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitnet.quant.stored import StoredTensor
 from bitnet.quant.tensor import Tensor
 
 
@@ -41,6 +42,10 @@ class Checkpoint(ABC):
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """Decode one tensor. Ternary types come back as codes and scales, the others in their stored precision."""
+
+    def stored(self, name: str) -> StoredTensor | None:
+        """Where the matrix `name` lies, unread and unchecked; None where only `read` knows what to make of it."""
+        return None
 
     def close(self) -> None:
         """Close the file; tensors read before stay valid."""

@@ -12,12 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
-from bitnet.formats.gguf_codecs import decode
+from bitnet.formats.gguf_codecs import decode, scale_place
 from bitnet.formats.gguf_header import MAGIC, Header, RawTensor, padded, read_header
 from bitnet.formats.gguf_types import BY_ID, BY_NAME, OTHER_MEANINGS, READABLE, TERNARY, GGUFType
 from bitnet.formats.source import SourceFile
+from bitnet.quant.stored import StoredTensor
 from bitnet.quant.tensor import Tensor
 
 
@@ -74,6 +77,19 @@ class GGUFCheckpoint(Checkpoint):
             return decode(data, info.shape, info.dtype)
         except (FormatError, UnsupportedError) as error:
             raise type(error)(f"{self.path}: {name} {error.message}", error.hint) from error
+
+    def stored(self, name: str) -> StoredTensor | None:
+        info, start = self._placed[name].info, self._placed[name].start
+        if len(info.shape) != 2:
+            return None
+        scale, place = None, scale_place(info.shape, info.dtype)
+        if place is not None:
+            at, dtype = place
+            scale = float(self._source.read(start + at, np.dtype(dtype).itemsize).view(dtype)[0])
+            if not np.isfinite(scale):
+                return None
+        n, k = info.shape
+        return StoredTensor(self._source.fileno(), start, info.nbytes, info.dtype, (n, k), scale)
 
     def close(self) -> None:
         self._source.close()

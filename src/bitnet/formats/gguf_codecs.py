@@ -53,6 +53,13 @@ def decode(data: Bytes, shape: Shape, dtype: str) -> Tensor:
     return ternary if len(shape) == 2 else DenseTensor(ternary.dequantize().reshape(shape))
 
 
+def scale_place(shape: Shape, dtype: str) -> tuple[int, str] | None:
+    """Byte and NumPy type of the first scale, for the types that a backend may take from the file; None for others."""
+    if dtype == "I2_S":
+        return prod(shape) // 4, "<f4"
+    return (BY_NAME[dtype].nbytes - 2, "<f2") if dtype in ("TQ1_0", "TQ2_0") else None
+
+
 def encode(tensor: Tensor, dtype: str) -> Bytes:
     """The file bytes of `tensor` as `dtype`.
 

@@ -19,6 +19,7 @@ from bitnet.formats.bounded_json import parse_object
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.formats.safetensors_file import Entry, SafetensorsFile
 from bitnet.formats.source import SourceFile
+from bitnet.quant.stored import StoredTensor
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 
 INDEX = "model.safetensors.index.json"
@@ -82,6 +83,18 @@ class HuggingFaceCheckpoint(Checkpoint):
             return TernaryTensor(codes, scale)
         except FormatError as error:
             raise FormatError(f"{file.path}: {name} {error.message}", error.hint) from error
+
+    def stored(self, name: str) -> StoredTensor | None:
+        info, file = self._tensors[name], self._home[name]
+        if len(info.shape) != 2:
+            return None
+        scale = float(self._weight_scale(name + _SCALE)) if info.dtype == "packed" else None
+        if scale is not None and file.entries[name].dtype != "U8":
+            return None
+        n, k = info.shape
+        return StoredTensor(
+            file.fileno(), file.entries[name].start, file.entries[name].nbytes, info.dtype, (n, k), scale
+        )
 
     def close(self) -> None:
         for file in self._files:

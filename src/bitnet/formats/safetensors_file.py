@@ -51,6 +51,9 @@ class SafetensorsFile:
             raise UnsupportedError(f"{self.path}: {name} is {entry.dtype}; supported are {', '.join(DTYPES)}.")
         return self._source.view(entry.start, entry.nbytes).view(DTYPES[entry.dtype]).reshape(entry.shape)
 
+    def fileno(self) -> int:
+        return self._source.fileno()
+
     def close(self) -> None:
         self._source.close()
 

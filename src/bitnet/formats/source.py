@@ -55,6 +55,10 @@ class SourceFile:
         self._check(offset, nbytes)
         return self._mapping[offset : offset + nbytes]
 
+    def fileno(self) -> int:
+        """The descriptor, for whoever reads by position himself; open until `close`."""
+        return self._fd
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

@@ -79,7 +79,7 @@ def load(
     module, config, shapes = open_model(checkpoint)
     found = resolve(checkpoint, shapes)
     ternary, rotations = ternary_names(checkpoint, found), read_rotations(checkpoint, found)
-    sanitize = getattr(module, "sanitize", lambda name, tensor, kind: tensor)
+    sanitize = getattr(module, "sanitize", None)
     infos = checkpoint.tensors()
     needed = sum(resident_bytes(infos[spelled], False) for name, spelled in found.items() if name not in ternary)
     bits = ops.settle(sum(prod(infos[found[name]].shape) for name in ternary), room_beside(needed))
@@ -91,8 +91,11 @@ def load(
     weights: dict[str, Weight] = {}
     for done, (name, spelled) in enumerate(found.items()):
         progress(done, len(found))
-        tensor = read_weight(checkpoint, spelled, name in ternary)
-        weights[name] = ops.put(sanitize(name, tensor, checkpoint.kind))
+        weight = None if sanitize else taken_from_file(checkpoint, ops, spelled, name in ternary)
+        if weight is None:
+            tensor = read_weight(checkpoint, spelled, name in ternary)
+            weight = ops.put(sanitize(name, tensor, checkpoint.kind) if sanitize else tensor)
+        weights[name] = weight
     progress(len(found), len(found))
     weights.setdefault("lm_head", weights["embed_tokens"])
     if screened:
@@ -163,6 +166,14 @@ def is_kept(name: str, kept: list[str]) -> bool:
     return any(f"model.{name}.".startswith(f"{each}.") or f"model.{name}".endswith(each) for each in kept)
 
 
+def taken_from_file(checkpoint: Checkpoint, ops: Ops, spelled: str, ternary: bool) -> Weight | None:
+    """One tensor, packed by the backend straight from the file; None where it has to be decoded first."""
+    stored = checkpoint.stored(spelled)
+    if stored is None or (stored.scale is not None) != ternary or scale_name(spelled) in checkpoint.tensors():
+        return None
+    return ops.put_stored(stored)
+
+
 def read_weight(checkpoint: Checkpoint, spelled: str, ternary: bool) -> Tensor:
     """One tensor as the model uses it, with the separate `.scale` that llama.cpp allows beside a bitnet weight."""
     tensor = checkpoint.read(spelled)
@@ -179,16 +190,18 @@ def as_ternary(tensor: Tensor, spelled: str, checkpoint: Checkpoint) -> TernaryT
     return exact_ternary(weight) or ternarize(weight)
 
 
+def scale_name(spelled: str) -> str:
+    return spelled.removesuffix(".weight") + ".scale"
+
+
 def scaled(tensor: Tensor, spelled: str, checkpoint: Checkpoint) -> Tensor:
     """`tensor` times the scale stored beside it, where there is one."""
-    scale_name = spelled.removesuffix(".weight") + ".scale"
-    if scale_name not in checkpoint.tensors():
+    beside = scale_name(spelled)
+    if beside not in checkpoint.tensors():
         return tensor
-    scale = checkpoint.read(scale_name).dequantize()
+    scale = checkpoint.read(beside).dequantize()
     if scale.size != 1 or not np.isfinite(scale).all():
-        raise FormatError(
-            f"{checkpoint.path}: {scale_name} is {scale.reshape(-1)[:4]}; one finite number was expected."
-        )
+        raise FormatError(f"{checkpoint.path}: {beside} is {scale.reshape(-1)[:4]}; one finite number was expected.")
     if isinstance(tensor, TernaryTensor):
         return TernaryTensor(tensor.codes, tensor.scales * scale.reshape(()), tensor.weight_only)
     return DenseTensor(tensor.dequantize() * scale.reshape(()))
