@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitnet.cli.loading import Progress, StatusLine
+from bitnet.cli.loading import Progress, StatusLine, opened
 from bitnet.cli.options import KV, Backend, Force, Head, Kernel, Model, Weights
 from bitnet.errors import ParameterError
 
@@ -142,13 +142,6 @@ def measured(model: Path | None, names: list[str], plan: Plan) -> Iterator[Resul
         finally:
             loading.clear()
             status.clear()
-
-
-def opened(model: Path | None) -> Checkpoint:
-    import bitnet.formats
-    from bitnet.api import builtin_model
-
-    return bitnet.formats.open(model or builtin_model())
 
 
 def synthetic_model(name: str, plan: Plan) -> Checkpoint:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitnet.cli.bench import opened
+from bitnet.cli.loading import opened
 from bitnet.cli.options import AsJson, Model
 from bitnet.errors import ModelError
 

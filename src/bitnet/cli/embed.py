@@ -40,9 +40,7 @@ def command(
     given = list(read_texts(texts or [], file))
     if not given:
         raise ParameterError("There is no text.", 'Give one: bitnet embed "a text"')
-    bitnet = open_model(
-        model, threads=threads, ctx_size=ctx_size, kv=kv, head="full", backend=backend, force=force
-    )
+    bitnet = open_model(model, threads=threads, ctx_size=ctx_size, kv=kv, head="full", backend=backend, force=force)
     vectors = bitnet.embed(given, pooling=pooling or None, normalize=normalize)
     counts = [len(bitnet.tokenize(each)) for each in given]
     if similarity:

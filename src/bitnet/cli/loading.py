@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitnet.api import BitNet
+import bitnet.formats
+from bitnet.api import BitNet, builtin_model
 from bitnet.cli.text import note
 from bitnet.engine import EngineConfig
+from bitnet.formats import Checkpoint
 
 PATIENCE = 0.5  # seconds before a progress line appears
 
@@ -27,6 +29,13 @@ def open_model(model: Path | None, *, ctx_size: int, **options: Any) -> BitNet:
     if bitnet.profile.note:
         note(bitnet.profile.note)
     return bitnet
+
+
+def opened(model: Path | None, synthetic: str = "") -> Checkpoint:
+    """The file, or the random model of a real shape; the built-in model where neither is named."""
+    from bitnet.models.synthetic import SyntheticCheckpoint
+
+    return SyntheticCheckpoint(synthetic) if synthetic else bitnet.formats.open(model or builtin_model())
 
 
 class StatusLine:

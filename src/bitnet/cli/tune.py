@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitnet.cli.bench import opened
-from bitnet.cli.loading import Progress, StatusLine
+from bitnet.cli.loading import Progress, StatusLine, opened
 from bitnet.cli.options import KV, AsJson, Force, Model
 
 if TYPE_CHECKING:

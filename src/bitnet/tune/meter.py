@@ -7,7 +7,7 @@ from bitnet import backends
 from bitnet.backends.base import BLOCK_SIZE, Weight
 from bitnet.backends.cpu import packings
 from bitnet.backends.packing import GROUPED
-from bitnet.bench.speed import Run, Test, logits_hash
+from bitnet.bench.speed import Run, Test
 from bitnet.engine.runner import Runner
 from bitnet.errors import BitNetError
 from bitnet.models import Decoder
@@ -49,10 +49,10 @@ class ModelMeter:
         if runner is None:
             runner = self._runners[key] = Runner(self._model(options.packing), blocks, self.kv, options.head)
             Run(runner, blocks, options.chunk).timed(test)  # the first time takes memory
-        ns, logits = Run(runner, blocks, options.chunk).timed(test)
+        sample = Run(runner, blocks, options.chunk).timed(test)
         if test.n_gen:
-            self._compare(logits_hash(logits), options)
-        return ns / 1e9
+            self._compare(sample.logits_hash, options)
+        return sample.ns / 1e9
 
     def _model(self, packing: str) -> Decoder:
         if packing not in self._models:

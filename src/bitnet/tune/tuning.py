@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from bitnet import backends, models
-from bitnet.bench.suite import model_type
+from bitnet.bench.engines import model_type
 from bitnet.formats.checkpoint import Checkpoint
 from bitnet.machine.processor import model_name
 from bitnet.models.load import Progress
