@@ -153,7 +153,7 @@ const T* vector_of(In<T> in, const char* name, int64_t count) {
 
 template <class T>
 Out<T> empty(std::initializer_list<int64_t> shape) {
-  npy_intp dims[2];
+  npy_intp dims[3];
   std::copy(shape.begin(), shape.end(), dims);
   PyObject* array = PyArray_EMPTY(static_cast<int>(shape.size()), dims, Element<T>::kType, 0);
   if (!array) nb::raise_python_error();
