@@ -3,6 +3,7 @@
 #define NPY_NO_DEPRECATED_API NPY_1_23_API_VERSION
 #define NPY_TARGET_VERSION NPY_1_23_API_VERSION
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,6 +26,9 @@
 #include "plan/plan.h"
 #include "plan/program.h"
 #include "runtime/bandwidth.h"
+#include "runtime/memory.h"
+#include "runtime/numa.h"
+#include "runtime/processors.h"
 #include "runtime/thread_pool.h"
 #include "tensor.h"
 
@@ -633,6 +638,11 @@ NB_MODULE(_core, m) {
   if (!import_numpy()) nb::raise_python_error();
   m.doc() = "The C++ core: packed weights, kernels for every instruction set, and the operations of a model.";
 
+#if defined(__clang__)
+  m.attr("compiler") = __VERSION__;
+#else
+  m.attr("compiler") = "gcc " __VERSION__;
+#endif
   m.def("isa", [] { return std::string(kernels().name); }, "Name of the instruction set in use.");
   m.def("isas", &usable_isas, "Instruction sets that this CPU can run, best first.");
   m.def("set_isa", &set_isa, "name"_a,
@@ -644,7 +654,30 @@ NB_MODULE(_core, m) {
   m.def("threads", &threads, "Threads in use, the caller's included.");
   m.def("set_threads", &choose_threads, "n"_a);
   m.def("allowed_cpus", &allowed_cpus, "CPUs that this process may run on.");
-  m.def("default_threads", &default_threads, "The allowed CPUs, or fewer where a cgroup grants less time.");
+  m.def(
+      "default_threads",
+      [](std::optional<std::vector<int>> cpus, const std::string& root) {
+        return default_threads(cpus ? *cpus : allowed_cpus(), root);
+      },
+      "cpus"_a = nb::none(), "root"_a = "",
+      "The physical cores of the allowed CPUs, or of `cpus`; fewer where a control group grants less time. root: the "
+      "folder that holds /sys and /proc.");
+  m.def(
+      "memory_nodes",
+      [](std::optional<std::vector<int>> cpus, const std::string& root) {
+        return memory_nodes(cpus ? *cpus : allowed_cpus(), root);
+      },
+      "cpus"_a = nb::none(), "root"_a = "",
+      "NUMA nodes with memory next to the allowed CPUs, or to `cpus`. Where there are several, weights and caches lie "
+      "on "
+      "all of them in turn.");
+  m.def(
+      "can_interleave",
+      [](const std::vector<int>& nodes) {
+        const Mapping memory(4096);
+        return interleave(memory.data(), memory.bytes(), nodes);
+      },
+      "nodes"_a, "Whether the system lets this process spread memory over these NUMA nodes.");
   m.def("read_bandwidth", &measure_bandwidth, "bytes"_a, "threads"_a,
         "GB/s (1e9 bytes) of reading `bytes` of fresh memory with `threads`, the best of five passes.");
 

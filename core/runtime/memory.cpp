@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "runtime/numa.h"
+
 namespace bitnet {
 namespace {
 
@@ -34,6 +36,7 @@ Mapping::Mapping(size_t bytes, bool huge_pages) : bytes_(bytes) {
 #ifdef MADV_HUGEPAGE
   if (huge_pages) madvise(data_, round_up(bytes ? bytes : 1, kHugePage), MADV_HUGEPAGE);  // a wish; failure is fine
 #endif
+  spread(data_, round_up(bytes ? bytes : 1, kHugePage));
 #else
   base_ = std::calloc(base_bytes_, 1);
   if (!base_) throw std::bad_alloc();

@@ -1,23 +1,20 @@
 #include "runtime/thread_pool.h"
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
-#include <fstream>
 #include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
+
+#include "runtime/processors.h"
 
 namespace bitnet {
 namespace {
@@ -178,59 +175,7 @@ Pool& current_pool() {
   return *p;
 }
 
-// CPUs' worth of time that a cgroup grants, or 0 when it sets no limit.
-double cgroup_limit() {
-  double quota = 0, period = 0;
-  std::string word;
-  std::string group;  // this process's group in the v2 hierarchy
-  std::ifstream self("/proc/self/cgroup");
-  for (std::string line; std::getline(self, line);)
-    if (line.rfind("0::", 0) == 0) group = line.substr(3);
-  double least = 0;
-  // A limit anywhere on the way up to the root holds.
-  for (std::string path = group;; path.resize(path.rfind('/'))) {
-    std::ifstream v2("/sys/fs/cgroup" + path + "/cpu.max");
-    if (v2 >> word >> period && word != "max" && period > 0) {
-      const double limit = std::stod(word) / period;
-      least = least > 0 ? std::min(least, limit) : limit;
-    }
-    if (path.empty() || path.rfind('/') == std::string::npos) break;
-  }
-  if (least > 0) return least;
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  if (v1_quota >> quota && v1_period >> period && quota > 0 && period > 0) return quota / period;
-  return 0;
-}
-
 }  // namespace
-
-std::vector<int> allowed_cpus() {
-  std::vector<int> cpus;
-#if defined(__linux__)
-  for (int size = 1024; size <= 1 << 18; size *= 2) {  // the kernel refuses a set smaller than its own
-    cpu_set_t* set = CPU_ALLOC(size);
-    const size_t bytes = CPU_ALLOC_SIZE(size);
-    const bool ok = sched_getaffinity(0, bytes, set) == 0;
-    for (int i = 0; ok && i < size; ++i)
-      if (CPU_ISSET_S(i, bytes, set)) cpus.push_back(i);
-    CPU_FREE(set);
-    if (ok) return cpus;
-  }
-#endif
-  for (int i = 0; i < std::max(1, static_cast<int>(std::thread::hardware_concurrency())); ++i) cpus.push_back(i);
-  return cpus;
-}
-
-int default_threads() {
-  const int cpus = static_cast<int>(allowed_cpus().size());
-  double limit = 0;
-  try {
-    limit = cgroup_limit();
-  } catch (const std::exception&) {  // an unreadable number sets no limit
-  }
-  if (limit <= 0) return std::max(1, cpus);
-  return std::clamp(static_cast<int>(limit + 0.999), 1, std::max(1, cpus));
-}
 
 int threads() {
   int n = wanted.load();

@@ -2,14 +2,11 @@
 #pragma once
 #include <cstdint>
 #include <type_traits>
-#include <vector>
 
 namespace bitnet {
 
-std::vector<int> allowed_cpus();  // that this process may run on
-int default_threads();            // the allowed CPUs, or fewer where a cgroup grants less time
-int threads();                    // in use now, the caller's included
-void set_threads(int count);      // std::invalid_argument below 1
+int threads();                // in use now, the caller's included
+void set_threads(int count);  // std::invalid_argument below 1
 
 // Runs body(context, i) for i in [0, count) on the caller's thread and the pool's. Chunks are handed out one by one in
 // ascending order. A call from inside a body, or while another thread's job runs, does its chunks on its own thread.
