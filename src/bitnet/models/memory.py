@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 from bitnet.errors import ResourceError
 from bitnet.formats.checkpoint import TensorInfo
+from bitnet.machine import memory
 from bitnet.quant.blocks import BLOCKS
 
-CGROUP = Path("/sys/fs/cgroup")
 GIB = 2**30
 DENSE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32} | {
     name: kind.nbytes / kind.weights for name, kind in BLOCKS.items()
@@ -46,23 +47,6 @@ def fits(needed: int) -> bool:
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping, within the limit of the control group."""
-    import psutil
-
-    return min([int(psutil.virtual_memory().available), *cgroup_available(CGROUP)])
-
-
-def cgroup_available(root: Path) -> list[int]:
-    """What the control group (version 2, then 1) still allows, its page cache given back; empty without a limit."""
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            allowed, used = int((root / limit).read_text()), int((root / usage).read_text())
-            stat = ((root / limit).parent / "memory.stat").read_text().split()
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-        cache = dict(zip(stat[::2], stat[1::2], strict=False)).get("inactive_file", "0")
-        return [max(0, allowed - used + int(cache))]
-    return []
+    """Memory that can be had without swapping, within the limits of the control groups; no end where nothing tells."""
+    free = memory.available_bytes()
+    return sys.maxsize if free is None else free
