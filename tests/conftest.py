@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ from bitnet.models.synthetic import SyntheticCheckpoint
 
 settings.register_profile("bitnet", deadline=None)  # no test depends on the clock
 settings.load_profile("bitnet")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_profiles_of_the_tester(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.delenv("BITNET_NO_PROFILE", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

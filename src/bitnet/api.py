@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bitnet.formats
-from bitnet import backends, models
+from bitnet import backends, models, tune
 from bitnet.engine import (
     LLM,
     Drafter,
@@ -27,6 +27,7 @@ from bitnet.engine import (
     TokenLogprob,
     check_vocabularies,
 )
+from bitnet.engine.cache_size import fitted
 from bitnet.errors import BitNetError, ParameterError, UnsupportedError
 from bitnet.models import Decoder
 from bitnet.models.load import Progress
@@ -82,13 +83,14 @@ class BitNet:
     model: a path, or nothing for the model that ships with the package. threads: 0 uses every processor this process
     may use. backend: "cpu", or "reference" for the slow definition in NumPy. weights: how ternary weights are kept,
     "2bit", "1.6bit", or what is faster here ("auto"). kernel: "i2_s" multiplies them; "tl1" and "tl2" look partial sums
-    up. The results are the same bits. draft: guess at tokens and verify several at once, which gives the same text in
+    up. The results are the same bits. profile: whether to use what `bitnet tune` found for this model on this machine,
+    where nothing else is asked for. draft: guess at tokens and verify several at once, which gives the same text in
     less time where the guesses are good: "lookup" guesses that the text repeats itself, the path of a smaller model of
     the same vocabulary has that one guess. The remaining arguments are those of EngineConfig: ctx_size, max_sequences,
     chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep.
 
     Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
-    when the weights would not fit into memory (`force=True` tries all the same).
+    when the weights, or the cache of one context, would not fit into memory (`force=True` tries all the same).
     """
 
     def __init__(
@@ -102,17 +104,25 @@ class BitNet:
         progress: Progress = lambda done, total: None,
         force: bool = False,
         draft: str | Path | None = None,
+        profile: bool = True,
         **engine: Any,
     ) -> None:
-        config = keyword_config(EngineConfig, engine, "threads, backend, weights, kernel, progress, force, draft, ")
+        known = "threads, backend, weights, kernel, progress, force, draft, profile, "
+        config = keyword_config(EngineConfig, engine, known)
         ops = backends.make(backend, weights, kernel)
-        if backend == "cpu":
-            backends.set_threads(threads)
-        for name, given in (("model", model), ("draft", draft)):
-            if not isinstance(given, (str, os.PathLike, type(None))) or given == "":
-                raise ParameterError(f"{name} is {given!r}; expected a path.")
+        for name, path in (("model", model), ("draft", draft)):
+            if not isinstance(path, (str, os.PathLike, type(None))) or path == "":
+                raise ParameterError(f"{name} is {path!r}; expected a path.")
         self.path = Path(model) if model is not None else builtin_model()
         with bitnet.formats.open(self.path) as checkpoint:
+            self.profile = tune.find(checkpoint) if profile and backend == "cpu" else tune.Found()
+            given = {"threads": threads, "weights": weights, "kernel": kernel, **engine}
+            options = self.profile.options.under(given)
+            self.tuned = options != tune.Options().under(given)
+            config = replace(config, head=options.head, chunk=options.chunk)
+            if backend == "cpu":
+                backends.set_threads(options.threads)
+                ops = backends.make(backend, options.weights, options.kernel)
             self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
             decoder = models.load(checkpoint, ops, progress, force, config.head)
             self.chat_template: ChatTemplate = chat_template_for(checkpoint, self.tokenizer)
@@ -122,6 +132,8 @@ class BitNet:
                 f"{self.path}: the tokenizer has {self.tokenizer.vocab_size} tokens, "
                 f"the embedding {decoder.config.vocab_size} rows."
             )
+        if not force:
+            config = fitted(config, decoder.config)
         drafter = None if draft is None else open_drafter(draft, decoder, self.tokenizer, config, progress, force)
         self._llm: LLM | None = LLM(decoder, self.tokenizer, config, drafter)
         self._embedder: Embedder | None = None

@@ -29,7 +29,10 @@ def note_slid(sequence: Sequence) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Rates in tokens per second, times in seconds, memory in bytes; None where nothing was measured."""
+    """Rates in tokens per second, times in seconds, memory in bytes; None where nothing was measured.
+
+    profile: the file with the settings of `bitnet tune` that were used, if any.
+    """
 
     prompt_tokens: int
     prompt_per_second: float | None
@@ -47,6 +50,7 @@ class Report:
     isa: str
     threads: int
     finish_reason: str
+    profile: str | None
 
     @classmethod
     def of(cls, model: BitNet, sequence: Sequence) -> Report:
@@ -69,6 +73,7 @@ class Report:
             isa,
             threads,
             stats.finish_reason,
+            str(model.profile.path) if model.tuned else None,
         )
 
     def line(self) -> str:
@@ -80,7 +85,7 @@ class Report:
                 f"TTFT {1000 * self.time_to_first_token:.0f} ms",
                 f"context {self.context_used}/{self.context_size}",
                 f"peak RSS {self.peak_rss / 2**20:.0f} MiB",
-                f"{self.isa}, {self.threads} thread{'s' * (self.threads != 1)}",
+                f"{self.isa}, {self.threads} thread{'s' * (self.threads != 1)}{', tuned' * (self.profile is not None)}",
             )
         )
 

@@ -20,9 +20,13 @@ class Pipeable(Console):
         raise BrokenPipeError  # for main() to end quietly; the library would exit with 1
 
 
+def pipeable() -> Console:
+    """For stdout; into a pipe without colours, and wide enough that nothing is cut."""
+    return Pipeable(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, markup=False)
+
+
 def show(found: dict[str, Any], tensors: bool) -> None:
-    """Print it; into a pipe without colours, and wide enough that nothing is cut."""
-    console = Pipeable(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, markup=False)
+    console = pipeable()
     console.print(table("Metadata", ("key", "value"), [(k, brief(v)) for k, v in found["metadata"].items()]))
     if tensors:
         rows = [(t["name"], sizes(t["shape"]), t["type"], f"{t['bytes']:,}") for t in found["tensors"]]

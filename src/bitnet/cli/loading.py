@@ -24,6 +24,8 @@ def open_model(model: Path | None, *, ctx_size: int, **options: Any) -> BitNet:
     longest = bitnet.llm.model.config.max_position_embeddings
     if longest < ctx_size != EngineConfig().ctx_size:
         note(f"[The context is {longest} tokens: this model takes no more.]")
+    if bitnet.profile.note:
+        note(bitnet.profile.note)
     return bitnet
 
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "embed": ("bitnet.cli.embed", "Turn texts into vectors."),
     "inspect": ("bitnet.cli.inspect", "Show what a model file holds."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
+    "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
+    "doctor": ("bitnet.cli.doctor", "Say what this machine is and whether the kernels are right."),
 }
 HELP = {"help_option_names": ["-h", "--help"]}
 

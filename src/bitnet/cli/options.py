@@ -35,6 +35,9 @@ Kernel = Annotated[
     str, typer.Option("--kernel", help='"i2_s" multiplies, "tl1" and "tl2" look up, with the same results; "auto".')
 ]
 Force = Annotated[bool, typer.Option("--force", help="Load what seems too large for the memory; replace files.")]
+Profile = Annotated[
+    bool, typer.Option("--profile/--no-profile", help="Use what `bitnet tune` found for this model, where it was run.")
+]
 AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
 Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
