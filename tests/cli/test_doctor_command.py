@@ -57,9 +57,10 @@ def test_a_model_that_cannot_be_opened_keeps_nothing_else_back(bitnet: Bitnet) -
 
 
 @pytest.mark.parametrize("tokens, contexts", [(8 * 4096, 8), (4096 * 7 + 5, 7), (4096, 1), (4095, 0), (0, 0)])
-def test_contexts_that_fit_are_counted(tokens: int, contexts: int) -> None:
+def test_contexts_that_fit_are_counted(tokens: int, contexts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from bitnet.engine.cache_size import SHARE
 
+    monkeypatch.setattr("bitnet.backends.cpu.settled", lambda asked, count, room: "2bit")
     checkpoint = SyntheticCheckpoint("2B-4T")
     weights = prospects(checkpoint, None)["weight_bytes"]
     free = int(tokens * 76800 / SHARE) + 1
