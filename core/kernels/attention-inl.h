@@ -176,8 +176,7 @@ BITNET_INLINE void attend_chunk(const AttentionTask& task, const uint8_t* const*
     attend_rows<type, of_keys, kAttentionRows>(task, row, chunk, ahead, before, pages);
   for (; row + 2 <= task.rows; row += 2, ahead = nullptr)
     attend_rows<type, of_keys, 2>(task, row, chunk, ahead, before, pages);
-  for (; row < task.rows; ++row, ahead = nullptr)
-    attend_rows<type, of_keys, 1>(task, row, chunk, ahead, before, pages);
+  for (; row < task.rows; ++row, ahead = nullptr) attend_rows<type, of_keys, 1>(task, row, chunk, ahead, before, pages);
 }
 
 template <bool of_keys>

@@ -32,8 +32,9 @@ constexpr int kChunkPages = 4;      // pages that rows of queries share while th
 // matter of threads.
 constexpr int kSegmentPositions = 256;
 constexpr int kSegmentPages = kSegmentPositions / kPagePositions;
-constexpr int kAheadPages = kSegmentPages;  // how early pages are fetched into the second cache, at most
-constexpr int kQ8Block = 32;  // weights that share a scale in Q8_0
+constexpr int kNearPages = 2;               // how early pages are fetched into the first cache
+constexpr int kAheadPages = kSegmentPages;  // and into the second, at most
+constexpr int kQ8Block = 32;                // weights that share a scale in Q8_0
 
 enum class DType : int32_t { F32, F16, BF16, Q8_0 };
 enum class KVType : int32_t { F32, F16, I8 };  // of the key-value cache
@@ -89,8 +90,7 @@ constexpr int64_t page_bytes(KVType type, int64_t head_dim) {
 // multiplied by, 16 bits a code, with a step and a sum.
 constexpr int kCodedRowBytes = 2 * kMostI8Columns + 64;  // the same line of all rows is not in the same set of a cache
 constexpr int64_t attention_scratch(KVType type, int64_t rows, int64_t head_dim) {
-  return type == KVType::I8 ? rows * (kCodedRowBytes / 4 + 2)
-                            : kChunkPages * kPagePositions * head_dim + kLanes;
+  return type == KVType::I8 ? rows * (kCodedRowBytes / 4 + 2) : kChunkPages * kPagePositions * head_dim + kLanes;
 }
 
 // Rows of queries that share one key-value head (heads of one token, or of several) over one segment of a sequence.

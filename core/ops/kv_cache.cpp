@@ -60,8 +60,8 @@ void KVCache::read(int64_t layer, int64_t block, float* k, float* v) const {
                                floats.data());
         for (int64_t i = 0; i < kPagePositions; ++i)
           for (int64_t d = 0; d < head_dim; ++d)
-            to[((p + i) * kv_heads + h) * head_dim + d] = type == KVType::I8 ? coded(page, head_dim, of_keys, i, d)
-                                                                             : element(floats, head_dim, of_keys, i, d);
+            to[((p + i) * kv_heads + h) * head_dim + d] =
+                type == KVType::I8 ? coded(page, head_dim, of_keys, i, d) : element(floats, head_dim, of_keys, i, d);
       }
   }
 }

@@ -69,7 +69,9 @@ def bound(q: Any, k: Any, v: Any, head_dim: int) -> Any:
 @example(seed=2, tokens=40, chunk=40, kv_heads=1, shared=1, head_dim=512)
 def test_attention(cpu: Ops, seed: int, tokens: int, chunk: int, kv_heads: int, shared: int, head_dim: int) -> None:
     random = np.random.default_rng(seed)
-    q, k, v = (random.standard_normal((tokens, n * head_dim), np.float32) for n in (kv_heads * shared, kv_heads, kv_heads))
+    q, k, v = (
+        random.standard_normal((tokens, n * head_dim), np.float32) for n in (kv_heads * shared, kv_heads, kv_heads)
+    )
     v *= random.choice(np.array([0.01, 1, 30], np.float32), (tokens, 1))
     table = random.permutation(-(-tokens // BLOCK_SIZE)).astype(np.int32)
     ours, cache = attend(cpu, q, k, v, head_dim, kv_heads, chunk, table)
@@ -88,7 +90,11 @@ SPECIAL = [0.0, -0.0, 1e-38, -1e-31, 1e-30, 3e-30, 0.5, -1.0, 1.5, 127.0, 2.5 / 
 
 
 @some_shapes
-@given(st.lists(st.sampled_from(SPECIAL) | st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
+@given(
+    st.lists(
+        st.sampled_from(SPECIAL) | st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40
+    )
+)
 def test_any_finite_vector_is_stored_as_the_definition_stores_it(cpu: Ops, numbers: list[float]) -> None:
     x = np.array([numbers], np.float32)
     read = attend(cpu, x, x, -x, len(numbers), 1)[1].read(1, 0)
@@ -139,7 +145,9 @@ def test_a_stored_vector_depends_on_nothing_beside_it(cpu: Ops) -> None:
     x = random.standard_normal((16, 48), np.float32)
     other = random.standard_normal((16, 48), np.float32) * 100
     other[5] = x[5]
-    pairs = zip(attend(cpu, x, x, x, 48, 1)[1].read(1, 0), attend(cpu, x, other, other, 48, 1)[1].read(1, 0), strict=True)
+    pairs = zip(
+        attend(cpu, x, x, x, 48, 1)[1].read(1, 0), attend(cpu, x, other, other, 48, 1)[1].read(1, 0), strict=True
+    )
     for alone, beside in pairs:
         np.testing.assert_array_equal(alone[5], beside[5])
 

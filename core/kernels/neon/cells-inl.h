@@ -1,5 +1,5 @@
-// Cells by codes in products of bytes. Both planes of a code are signed, as the bytes are once 128 is taken off: 16 codes
-// are 16 high bytes, then 16 low ones.
+// Cells by codes in products of bytes. Both planes of a code are signed, as the bytes are once 128 is taken off: 16
+// codes are 16 high bytes, then 16 low ones.
 #define BITNET_CELLS
 constexpr int kCellTile = 2;
 
