@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+POOL = ("core/runtime/thread_pool.cpp", "core/runtime/processors.cpp")
 SANITIZERS = {"thread": ["-fsanitize=thread"], "none": []}
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_every_chunk_runs_once(tmp_path: Path, sanitizer: str) -> None:
-    sources = [Path(__file__).with_name("thread_pool.cpp"), ROOT / "core/runtime/thread_pool.cpp"]
+    sources = [Path(__file__).with_name("thread_pool.cpp"), *map(ROOT.joinpath, POOL)]
     flags = ["-std=c++20", "-O2", "-pthread", f"-I{ROOT / 'core'}", *SANITIZERS[sanitizer]]
     built = subprocess.run(["g++", *flags, *sources, "-o", tmp_path / "pool"], capture_output=True, text=True)
     if built.returncode and sanitizer != "none":

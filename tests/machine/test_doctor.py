@@ -26,8 +26,20 @@ def features(*present: str) -> dict[str, bool]:
 
 
 def test_better_instruction_sets_are_named_with_what_the_cpu_lacks() -> None:
-    assert better_sets("avx512_vnni", features(*X86)) == {"avx512_vbmi": ["avx512_vbmi"]}
+    assert better_sets("avx512_vnni", features(*X86)) == {
+        "amx_int8": ["avx512_vbmi", "amx_tile", "amx_int8"],
+        "avx512_vbmi": ["avx512_vbmi"],
+    }
     assert better_sets("avx2", features("avx2", "f16c", "avx512f")) == {
+        "amx_int8": [
+            "avx512bw",
+            "avx512dq",
+            "avx512vl",
+            "avx512_vnni",
+            "avx512_vbmi",
+            "amx_tile",
+            "amx_int8",
+        ],
         "avx512_vbmi": ["avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_vbmi"],
         "avx512_vnni": ["avx512bw", "avx512dq", "avx512vl", "avx512_vnni"],
         "avx_vnni": ["avx_vnni"],

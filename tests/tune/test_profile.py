@@ -195,7 +195,7 @@ def test_tuning_gives_a_profile_that_can_be_kept_and_leaves_the_threads_alone() 
 
 def test_options_that_change_the_logits_are_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = iter(f"{i}" for i in range(1000))
-    monkeypatch.setattr("bitnet.tune.meter.logits_hash", lambda logits: next(hashes))
+    monkeypatch.setattr("bitnet.bench.speed.logits_hash", lambda logits: next(hashes))
     with pytest.raises(BitNetError, match="changes the logits"):
         tuning.tune(TINY, 0.1)
 
