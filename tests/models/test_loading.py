@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bitnet import formats, models
+from bitnet.backends.base import Step
 from bitnet.convert import write_checkpoint
 from bitnet.errors import FormatError, ModelError, ShapeError, UnsupportedError
 from bitnet.formats import Checkpoint
@@ -392,3 +393,25 @@ def test_a_config_with_defaults_only_is_what_transformers_makes_of_it(tmp_path: 
     assert (config.rms_norm_eps, config.rope_theta, config.hidden_act) == (1e-5, 500000.0, "relu2")
     config = tiny.config_of(tiny.Synthetic({**sizes, "model_type": "llama"}, {}))
     assert (config.rms_norm_eps, config.rope_theta, config.hidden_act) == (1e-6, 10000.0, "silu")
+
+
+# Ternary tables, as Bonsai has them.
+
+
+@pytest.mark.parametrize("groups", [(), (4,)], ids=["tensor", "group"])
+def test_a_ternary_embedding_serves_as_the_head(groups: tuple[int, ...]) -> None:
+    source = tiny.Synthetic(tiny.LLAMA | {"model_type": "qwen3", "head_dim": 16})
+    random = np.random.default_rng(5)
+    codes = random.integers(-1, 2, (272, 64), np.int8)
+    scales = np.asarray(random.uniform(0.2, 0.6, (272, *groups) if groups else ()), np.float32)
+    source.weights["model.embed_tokens.weight"] = TernaryTensor(codes, scales)
+    prompt = [3, 200, 41, 7]
+    expected = tiny.logits(tiny.load(source), prompt)
+    for backend, model in tiny.every_backend(lambda ops: tiny.load(source, ops)).items():
+        with tiny.isa(backend):
+            tiny.assert_same_logits(tiny.logits(model, prompt), expected, 2e-5, backend)
+    step = Step.whole(prompt)
+    model = tiny.load(source, "cpu")
+    hidden = np.asarray(model.hidden(step, tiny.new_cache(model, 4)))
+    floats = hidden @ source.weights["model.embed_tokens.weight"].dequantize().T
+    assert np.abs(floats - expected).max() < 0.02 * np.abs(expected).max()  # what int8 states cost

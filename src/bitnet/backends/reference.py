@@ -142,7 +142,7 @@ class Reference(Ops):
         return x[rows]
 
     def head(self, x: Floats, weight: Tensor, top: int = 0) -> Floats:
-        return x @ weight.dequantize().T
+        return self.linear(x, weight)[0]
 
 
 def bit_linear(x: Floats, w: TernaryTensor) -> Floats:

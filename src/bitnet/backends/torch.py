@@ -187,7 +187,7 @@ class TorchOps(Ops):
         return x if rows is None else x[torch.as_tensor(rows).long()]
 
     def head(self, x: Torch, weight: Torch, top: int = 0) -> Torch:
-        return x @ weight.t().to(x.dtype)
+        return self.linear(x, weight)[0]
 
 
 def attend(q: Torch, k: Torch, v: Torch, mask: Torch) -> Torch:
