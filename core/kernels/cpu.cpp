@@ -4,6 +4,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -12,10 +16,23 @@ namespace bitnet {
 namespace {
 
 #if defined(__x86_64__)
+// Linux gives tile registers to processes that ask for them, once for all threads.
+bool ask_for_tiles() {
+#if defined(__linux__)
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA: arch_prctl(2)
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 Features ask() {
   Features f;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return f;  // without OSXSAVE the OS saves no vector registers
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+  f.ssse3 = c >> 9 & 1;
+  f.sse4_1 = c >> 19 & 1;
+  if (!(c >> 27 & 1)) return f;  // without OSXSAVE the OS saves no wider registers
   unsigned state = 0, high = 0;
   __asm__("xgetbv" : "=a"(state), "=d"(high) : "c"(0));
   const bool ymm = (state & 0x6) == 0x6, zmm = (state & 0xe6) == 0xe6, tiles = (state & 0x60000) == 0x60000;
@@ -29,8 +46,8 @@ Features ask() {
   f.avx512vl = zmm && (b >> 31 & 1);
   f.avx512_vbmi = zmm && (c >> 1 & 1);
   f.avx512_vnni = zmm && (c >> 11 & 1);
-  f.amx_tile = tiles && (d >> 24 & 1);
-  f.amx_int8 = tiles && (d >> 25 & 1);
+  f.amx_tile = tiles && (d >> 24 & 1) && ask_for_tiles();
+  f.amx_int8 = f.amx_tile && (d >> 25 & 1);
   if (a < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return f;  // the first answer counts the subleaves
   f.avx_vnni = ymm && (a >> 4 & 1);
   f.avx512_bf16 = zmm && (a >> 5 & 1);

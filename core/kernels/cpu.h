@@ -8,7 +8,7 @@ namespace bitnet {
 
 // clang-format off
 #define BITNET_FEATURES(X)                                                                                    \
-  X(avx2) X(f16c) X(fma) X(avx_vnni)                                                                          \
+  X(ssse3) X(sse4_1) X(avx2) X(f16c) X(fma) X(avx_vnni)                                                       \
   X(avx512f) X(avx512bw) X(avx512dq) X(avx512vl) X(avx512_vnni) X(avx512_vbmi) X(avx512_bf16)                 \
   X(amx_tile) X(amx_int8)                                                                                     \
   X(neon) X(neon_dotprod) X(neon_i8mm)

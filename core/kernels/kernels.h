@@ -85,6 +85,30 @@ struct TernaryTask {
   void* out;                  // [row_group][tokens][16] int32 or float
 };
 
+// The same for many tokens, by instructions that multiply tiles: 16 tokens by 16 rows, 64 columns at a time. The
+// tokens' codes stay rows; each block of weights is unpacked once for all of them.
+constexpr int kTile = 16;
+constexpr int kTileColumns = 64;
+constexpr int kTileBlocks = 32;    // of a row group that are unpacked at a time
+constexpr int kTileRowGroups = 4;  // of a task, at most
+constexpr int kTileTokens = 12;    // from so many on tiles are faster: docs/log.md
+constexpr int64_t kUnpackedBytes = int64_t{kTileRowGroups} * kTileBlocks * 5 * kBlockBytes;
+
+struct TileTask {
+  const uint8_t* weights;  // first row group
+  Density density;
+  int64_t row_groups;  // 1..kTileRowGroups
+  int64_t blocks, group_blocks;
+  const float* group_scales;  // as in TernaryTask
+  const int8_t* codes;        // [padded tokens][stride], and kTileColumns more bytes that may be read
+  int64_t stride;
+  const int32_t* sums;  // [tokens][group]
+  int64_t tokens;       // padded: to a multiple of kTile
+  uint8_t* unpacked;    // scratch of kUnpackedBytes, on a multiple of 64
+  int32_t* acc;         // [row_group][padded tokens][16]: the result without group_scales
+  float* total;         // the same, with them
+};
+
 // y[t][r] = dot(x[t], row r): lane l sums columns l, l + 16, ... in ascending order, then the lanes are summed as a
 // tree.
 struct DenseTask {
@@ -237,6 +261,10 @@ struct Kernels {
 
   // Reads every cache line once; the sum keeps the compiler from leaving it out.
   uint64_t (*read)(const uint8_t* p, int64_t bytes);
+
+  // tiles, where a CPU has them, and from how many tokens on they are faster than `ternary`
+  void (*ternary_tiles)(const TileTask&) = nullptr;
+  int64_t tile_tokens = 0;
 };
 
 }  // namespace bitnet

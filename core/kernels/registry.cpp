@@ -4,17 +4,6 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#if defined(__x86_64__)
-#define BITNET_MACHINE_X86_64 1
-#define BITNET_MACHINE_AARCH64 0
-#elif defined(__aarch64__)
-#define BITNET_MACHINE_X86_64 0
-#define BITNET_MACHINE_AARCH64 1
-#else
-#define BITNET_MACHINE_X86_64 0
-#define BITNET_MACHINE_AARCH64 0
-#endif
-
 namespace bitnet {
 namespace {
 
@@ -26,29 +15,34 @@ struct Target {
 
 }  // namespace
 
-// The tables that were compiled for this machine, and the list of them.
-#define BITNET_IF_X86_64(...) BITNET_IF(BITNET_MACHINE_X86_64, __VA_ARGS__)
-#define BITNET_IF_AARCH64(...) BITNET_IF(BITNET_MACHINE_AARCH64, __VA_ARGS__)
-#define BITNET_IF_ANY(...) __VA_ARGS__
-#define BITNET_IF(on, ...) BITNET_IF_EXPANDED(on, __VA_ARGS__)
-#define BITNET_IF_EXPANDED(on, ...) BITNET_IF_##on(__VA_ARGS__)
-#define BITNET_IF_1(...) __VA_ARGS__
-#define BITNET_IF_0(...)
-
-#define BITNET_TARGET(name, machine, flags, condition) \
-  BITNET_IF_##machine(namespace name { extern const Kernels kKernels; })
-#include "kernels/targets.def"
-#undef BITNET_TARGET
+// The build says which of targets.def it compiled, as X(name) for each.
+#define X(name)                  \
+  namespace name {               \
+  extern const Kernels kKernels; \
+  }
+BITNET_COMPILED
+#undef X
 
 namespace {
 
+const Kernels* compiled(const std::string& target) {
+#define X(name) \
+  if (target == #name) return &name::kKernels;
+  BITNET_COMPILED
+#undef X
+  return nullptr;
+}
+
 const std::vector<Target>& targets() {
-  const Features& cpu = this_cpu();
-  static const std::vector<Target> list = {
-#define BITNET_TARGET(name, machine, flags, condition) BITNET_IF_##machine({#name, &name::kKernels, condition}, )
+  static const std::vector<Target> list = [] {
+    const Features& cpu = this_cpu();
+    std::vector<Target> all;
+#define BITNET_TARGET(name, machine, flags, condition) \
+  if (const Kernels* kernels = compiled(#name)) all.push_back({#name, kernels, condition});
 #include "kernels/targets.def"
 #undef BITNET_TARGET
-  };
+    return all;
+  }();
   return list;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/registry.h"
+#include "ops/tiles.h"
 #include "runtime/scratch.h"
 #include "runtime/thread_pool.h"
 
@@ -213,6 +214,8 @@ void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out
     return;
   }
   if (!q.rows) return;
+  const Product product{&w, nullptr, nullptr};
+  if (tiles_serve(&product, 1, q.rows)) return ternary_matmul_on_tiles(q, w, out);
   const int64_t padded = padded_columns(w);
   thread_local Scratch scratch, table_scratch;
   int8_t* panels = scratch.get<int8_t>(static_cast<size_t>(q.rows * padded));
@@ -241,6 +244,7 @@ void ternary_matmul(Matrix<const int8_t> q, const TernaryWeight& w, int32_t* out
 
 void linear(Matrix<const float> x, const Product* products, int64_t count) {
   if (!x.rows) return;
+  if (tiles_serve(products, count, x.rows)) return linear_on_tiles(x, products, count);
   const bool any_tables = std::any_of(products, products + count,
                                       [](const Product& p) { return p.ternary && looks_up(p.ternary->packing); });
   if (any_tables && x.rows > kTableTokens) return linear_in_parts(x, products, count);

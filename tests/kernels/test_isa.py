@@ -54,12 +54,17 @@ def test_set_isa_switches_and_refuses(isa: str) -> None:
 
 EVERYTHING = dict.fromkeys(_core.cpu_features(), True)
 NEEDS = {  # written out a second time, because running an instruction that a CPU lacks ends the process
+    "amx_int8": {
+        *("avx2", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_vbmi"),
+        *("amx_tile", "amx_int8"),
+    },
     "avx512_vbmi": {
         *("avx2", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_vbmi"),
     },
     "avx512_vnni": {"avx2", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
     "avx_vnni": {"avx2", "f16c", "avx_vnni"},
     "avx2": {"avx2", "f16c"},
+    "sse41": {"ssse3", "sse4_1"},
     "neon_i8mm": {"neon", "neon_dotprod", "neon_i8mm"},
     "neon_dotprod": {"neon", "neon_dotprod"},
     "neon": {"neon"},

@@ -10,13 +10,9 @@ namespace {
 
 constexpr int kPrefetchBytes = 6144, kDenseRows = 4, kDenseTokens = 4, kAttentionTile = 16;
 
-#include "kernels/simd-inl.h"
-
-BITNET_INLINE __m512i lookup(const uint8_t* table, __m512i index) {
-  return _mm512_permutexvar_epi8(index, _mm512_load_si512(table));  // ignores bits 6 and 7
-}
-
 // clang-format off
+#include "kernels/simd-inl.h"
+#include "kernels/avx512_vbmi/lookup-inl.h"
 #include "kernels/avx512_vnni/vnni-inl.h"
 #include "kernels/avx512_vnni/screen-inl.h"
 #include "kernels/algorithms-inl.h"

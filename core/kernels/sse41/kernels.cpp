@@ -1,0 +1,122 @@
+// SSE4.1: four quarters of four rows, products by maddubs into int16.
+#include "kernels/kernels.h"
+
+#include <smmintrin.h>
+
+#define BITNET_VECTOR_BYTES 16
+
+namespace bitnet::sse41 {
+namespace {
+
+constexpr int kPrefetchBytes = 1024, kDenseRows = 1, kDenseTokens = 2, kAttentionTile = 4;
+
+#include "kernels/sse41/vectors-inl.h"
+
+// One token, shift-saving: fields 0 and 2 are used at scale 1 and fields 1 and 3 at scale 4, after one shift by 4.
+//
+// A pair of products of maddubs is at most 2 * 2 * 128 = 512 in magnitude at scale 1 and 2048 at scale 4 (it saturates
+// at 2^15, so never). A block adds two pairs to each running int16: 4096 at scale 4, so 8 blocks reach -32768 with q =
+// -128 and +32512 with q = 127: both fit. Then they are flushed to int32. Field 4 adds a third pair at scale 1.
+constexpr int kFlushOne = 8;
+
+template <Density density>
+BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q, I32x16& acc) {
+  const __m128i low = _mm_set1_epi8(0x03), high = _mm_set1_epi8(0x0c), ones = _mm_set1_epi16(1);
+  __m128i total1[4], total4[4];
+  for (int i = 0; i < 4; ++i) total1[i] = total4[i] = _mm_setzero_si128();
+  for (int64_t first = 0; first < blocks; first += kFlushOne) {
+    const int64_t last = first + kFlushOne < blocks ? first + kFlushOne : blocks;
+    __m128i sum1[4], sum4[4];
+    for (int i = 0; i < 4; ++i) sum1[i] = sum4[i] = _mm_setzero_si128();
+    for (int64_t b = first; b < last; ++b) {
+      prefetch(w + b * kBlockBytes + kPrefetchBytes);
+      const int8_t* p = q + b * block_columns(density);
+      const __m128i x = _mm_loadu_si128((const __m128i*)p);
+      const __m128i q0 = _mm_shuffle_epi32(x, 0x00), q1 = _mm_shuffle_epi32(x, 0x55), q2 = _mm_shuffle_epi32(x, 0xaa),
+                    q3 = _mm_shuffle_epi32(x, 0xff);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const Quarter quarter = load_quarter<density>(w + b * kBlockBytes + 16 * i);
+        const __m128i v = quarter.four, u = _mm_srli_epi16(v, 4);
+        if constexpr (density == Density::T5)
+          sum1[i] = _mm_add_epi16(sum1[i], _mm_maddubs_epi16(quarter.fifth, broadcast(p + 16)));
+        sum1[i] = _mm_add_epi16(sum1[i], _mm_maddubs_epi16(_mm_and_si128(v, low), q0));
+        sum4[i] = _mm_add_epi16(sum4[i], _mm_maddubs_epi16(_mm_and_si128(v, high), q1));
+        sum1[i] = _mm_add_epi16(sum1[i], _mm_maddubs_epi16(_mm_and_si128(u, low), q2));
+        sum4[i] = _mm_add_epi16(sum4[i], _mm_maddubs_epi16(_mm_and_si128(u, high), q3));
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      total1[i] = _mm_add_epi32(total1[i], _mm_madd_epi16(sum1[i], ones));
+      total4[i] = _mm_add_epi32(total4[i], _mm_madd_epi16(sum4[i], ones));
+    }
+  }
+  NativeI rows[4];
+  for (int i = 0; i < 4; ++i) rows[i] = (NativeI)_mm_add_epi32(total1[i], _mm_srai_epi32(total4[i], 2));
+  acc = {{rows[0], rows[1]}, {rows[2], rows[3]}};
+}
+
+// Up to two tokens, every field moved to scale 1: a block adds four pairs, 4 * 512 = 2048; 16 blocks reach -32768 or
+// +32512. With five pairs, 2560, 12 blocks reach 30720.
+constexpr int flush_tile(Density d) { return d == Density::T5 ? 12 : 16; }
+
+template <Density density, int M>
+BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
+  const __m128i low = _mm_set1_epi8(0x03), ones = _mm_set1_epi16(1);
+  __m128i total[M][4];
+  for (int m = 0; m < M; ++m)
+    for (int i = 0; i < 4; ++i) total[m][i] = _mm_setzero_si128();
+  for (int64_t first = 0; first < blocks; first += flush_tile(density)) {
+    const int64_t last = first + flush_tile(density) < blocks ? first + flush_tile(density) : blocks;
+    __m128i sum[M][4];
+    for (int m = 0; m < M; ++m)
+      for (int i = 0; i < 4; ++i) sum[m][i] = _mm_setzero_si128();
+    for (int64_t b = first; b < last; ++b) {
+      prefetch(w + b * kBlockBytes + kPrefetchBytes);
+      Quarter v[4];
+      for (int i = 0; i < 4; ++i) v[i] = load_quarter<density>(w + b * kBlockBytes + 16 * i);
+      const int8_t* x = panel + b * block_columns(density) * tokens;
+      constexpr int F = fields(density);
+#pragma GCC unroll 5
+      for (int f = 0; f < F; ++f) {
+        __m128i q[M];
+        for (int m = 0; m < M; ++m) q[m] = broadcast(x + (f * tokens + m) * 4);
+        for (int i = 0; i < 4; ++i) {
+          const __m128i code = f == 4 ? v[i].fifth : _mm_and_si128(v[i].four, low);
+          v[i].four = _mm_srli_epi16(v[i].four, 2);
+          for (int m = 0; m < M; ++m) sum[m][i] = _mm_add_epi16(sum[m][i], _mm_maddubs_epi16(code, q[m]));
+        }
+      }
+    }
+    for (int m = 0; m < M; ++m)
+      for (int i = 0; i < 4; ++i) total[m][i] = _mm_add_epi32(total[m][i], _mm_madd_epi16(sum[m][i], ones));
+  }
+  for (int m = 0; m < M; ++m)
+    acc[m] = {{(NativeI)total[m][0], (NativeI)total[m][1]}, {(NativeI)total[m][2], (NativeI)total[m][3]}};
+}
+
+template <Density density, int M, int G>
+BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
+                                I32x16 (&acc)[G][M]) {
+  for (int g = 0; g < G; ++g) {
+    const uint8_t* group = w + g * stride;
+    if constexpr (M == 1) {
+      ternary_one<density>(group, blocks, panel, acc[g][0]);
+    } else {
+      for (int m = 0; m + 2 <= M; m += 2) ternary_few<density, 2>(group, blocks, panel + 4 * m, M, acc[g] + m);
+      if constexpr (M % 2 == 1) ternary_few<density, 1>(group, blocks, panel + 4 * (M - 1), M, acc[g] + M - 1);
+    }
+  }
+}
+
+// clang-format off
+#include "kernels/sse41/screen-inl.h"
+#include "kernels/algorithms-inl.h"
+// clang-format on
+
+}  // namespace
+
+extern const Kernels kKernels;
+const Kernels kKernels = BITNET_TABLE("sse41");
+
+}  // namespace bitnet::sse41
