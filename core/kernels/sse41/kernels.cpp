@@ -12,6 +12,12 @@ constexpr int kPrefetchBytes = 1024, kDenseRows = 1, kDenseTokens = 2, kAttentio
 
 #include "kernels/sse41/vectors-inl.h"
 
+// sum += pairs of products. The empty text keeps gcc from adding in another order, with which it spills everything.
+BITNET_INLINE void add_pairs(__m128i& sum, __m128i code, __m128i four) {
+  sum = _mm_add_epi16(sum, _mm_maddubs_epi16(code, four));
+  __asm__("" : "+x"(sum));
+}
+
 // One token, shift-saving: fields 0 and 2 are used at scale 1 and fields 1 and 3 at scale 4, after one shift by 4.
 //
 // A pair of products of maddubs is at most 2 * 2 * 128 = 512 in magnitude at scale 1 and 2048 at scale 4 (it saturates
@@ -38,12 +44,11 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
       for (int i = 0; i < 4; ++i) {
         const Quarter quarter = load_quarter<density>(w + b * kBlockBytes + 16 * i);
         const __m128i v = quarter.four, u = _mm_srli_epi16(v, 4);
-        if constexpr (density == Density::T5)
-          sum1[i] = _mm_add_epi16(sum1[i], _mm_maddubs_epi16(quarter.fifth, broadcast(p + 16)));
-        sum1[i] = _mm_add_epi16(sum1[i], _mm_maddubs_epi16(_mm_and_si128(v, low), q0));
-        sum4[i] = _mm_add_epi16(sum4[i], _mm_maddubs_epi16(_mm_and_si128(v, high), q1));
-        sum1[i] = _mm_add_epi16(sum1[i], _mm_maddubs_epi16(_mm_and_si128(u, low), q2));
-        sum4[i] = _mm_add_epi16(sum4[i], _mm_maddubs_epi16(_mm_and_si128(u, high), q3));
+        if constexpr (density == Density::T5) add_pairs(sum1[i], quarter.fifth, broadcast(p + 16));
+        add_pairs(sum1[i], _mm_and_si128(v, low), q0);
+        add_pairs(sum4[i], _mm_and_si128(v, high), q1);
+        add_pairs(sum1[i], _mm_and_si128(u, low), q2);
+        add_pairs(sum4[i], _mm_and_si128(u, high), q3);
       }
     }
     for (int i = 0; i < 4; ++i) {
@@ -56,43 +61,59 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
   acc = {{rows[0], rows[1]}, {rows[2], rows[3]}};
 }
 
-// Up to two tokens, every field moved to scale 1: a block adds four pairs, 4 * 512 = 2048; 16 blocks reach -32768 or
-// +32512. With five pairs, 2560, 12 blocks reach 30720.
+// M tokens by Q quarters, every field moved to scale 1: a block adds four pairs, 4 * 512 = 2048; 16 blocks reach -32768
+// or +32512. With five pairs, 2560, 12 blocks reach 30720.
 constexpr int flush_tile(Density d) { return d == Density::T5 ? 12 : 16; }
 
-template <Density density, int M>
-BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
+template <Density density, int M, int Q>
+BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens,
+                               NativeI (&rows)[M][4], int quarter) {
   const __m128i low = _mm_set1_epi8(0x03), ones = _mm_set1_epi16(1);
-  __m128i total[M][4];
+  __m128i total[M][Q];
   for (int m = 0; m < M; ++m)
-    for (int i = 0; i < 4; ++i) total[m][i] = _mm_setzero_si128();
+    for (int i = 0; i < Q; ++i) total[m][i] = _mm_setzero_si128();
   for (int64_t first = 0; first < blocks; first += flush_tile(density)) {
     const int64_t last = first + flush_tile(density) < blocks ? first + flush_tile(density) : blocks;
-    __m128i sum[M][4];
+    __m128i sum[M][Q];
     for (int m = 0; m < M; ++m)
-      for (int i = 0; i < 4; ++i) sum[m][i] = _mm_setzero_si128();
+      for (int i = 0; i < Q; ++i) sum[m][i] = _mm_setzero_si128();
     for (int64_t b = first; b < last; ++b) {
       prefetch(w + b * kBlockBytes + kPrefetchBytes);
-      Quarter v[4];
-      for (int i = 0; i < 4; ++i) v[i] = load_quarter<density>(w + b * kBlockBytes + 16 * i);
+      Quarter v[Q];
+      for (int i = 0; i < Q; ++i) v[i] = load_quarter<density>(w + b * kBlockBytes + 16 * i);
       const int8_t* x = panel + b * block_columns(density) * tokens;
       constexpr int F = fields(density);
 #pragma GCC unroll 5
       for (int f = 0; f < F; ++f) {
         __m128i q[M];
-        for (int m = 0; m < M; ++m) q[m] = broadcast(x + (f * tokens + m) * 4);
-        for (int i = 0; i < 4; ++i) {
+        if constexpr (M == 4) {
+          const __m128i four = _mm_loadu_si128((const __m128i*)(x + f * tokens * 4));
+          q[0] = _mm_shuffle_epi32(four, 0x00), q[1] = _mm_shuffle_epi32(four, 0x55);
+          q[2] = _mm_shuffle_epi32(four, 0xaa), q[3] = _mm_shuffle_epi32(four, 0xff);
+        } else {
+          for (int m = 0; m < M; ++m) q[m] = broadcast(x + (f * tokens + m) * 4);
+        }
+        for (int i = 0; i < Q; ++i) {
           const __m128i code = f == 4 ? v[i].fifth : _mm_and_si128(v[i].four, low);
           v[i].four = _mm_srli_epi16(v[i].four, 2);
-          for (int m = 0; m < M; ++m) sum[m][i] = _mm_add_epi16(sum[m][i], _mm_maddubs_epi16(code, q[m]));
+          for (int m = 0; m < M; ++m) add_pairs(sum[m][i], code, q[m]);
         }
       }
     }
     for (int m = 0; m < M; ++m)
-      for (int i = 0; i < 4; ++i) total[m][i] = _mm_add_epi32(total[m][i], _mm_madd_epi16(sum[m][i], ones));
+      for (int i = 0; i < Q; ++i) total[m][i] = _mm_add_epi32(total[m][i], _mm_madd_epi16(sum[m][i], ones));
   }
   for (int m = 0; m < M; ++m)
-    acc[m] = {{(NativeI)total[m][0], (NativeI)total[m][1]}, {(NativeI)total[m][2], (NativeI)total[m][3]}};
+    for (int i = 0; i < Q; ++i) rows[m][quarter + i] = (NativeI)total[m][i];
+}
+
+// Up to four tokens: one or two by all 16 rows, three or four by eight rows at a time, which is what 16 registers hold.
+template <Density density, int M>
+BITNET_INLINE void ternary_four(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
+  constexpr int Q = M > 2 ? 2 : 4;
+  NativeI rows[M][4];
+  for (int i = 0; i < 4; i += Q) ternary_few<density, M, Q>(w + 16 * i, blocks, panel, tokens, rows, i);
+  for (int m = 0; m < M; ++m) acc[m] = {{rows[m][0], rows[m][1]}, {rows[m][2], rows[m][3]}};
 }
 
 template <Density density, int M, int G>
@@ -102,9 +123,11 @@ BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks
     const uint8_t* group = w + g * stride;
     if constexpr (M == 1) {
       ternary_one<density>(group, blocks, panel, acc[g][0]);
+    } else if constexpr (M <= 4) {
+      ternary_four<density, M>(group, blocks, panel, M, acc[g]);
     } else {
-      for (int m = 0; m + 2 <= M; m += 2) ternary_few<density, 2>(group, blocks, panel + 4 * m, M, acc[g] + m);
-      if constexpr (M % 2 == 1) ternary_few<density, 1>(group, blocks, panel + 4 * (M - 1), M, acc[g] + M - 1);
+      ternary_four<density, 4>(group, blocks, panel, M, acc[g]);
+      ternary_four<density, M - 4>(group, blocks, panel + 16, M, acc[g] + 4);
     }
   }
 }
