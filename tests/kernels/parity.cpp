@@ -104,11 +104,16 @@ void ternary_sums() {
   for (int64_t tokens = 1; tokens <= 17; ++tokens) check_sums(codes, bytes(tokens * 336), 50, 336);
   // More than tiles take at once: tokens, rows, and columns of both densities.
   for (const int64_t tokens : {31, 32, 33, 48, 49, 70}) check_sums(codes, bytes(tokens * 336), 50, 336);
-  for (const int64_t k : {64, 321, 512, 513, 640, 700, 1344}) check_sums(trits(130 * k), bytes(40 * k), 130, k);
-  check_sums(trits(5 * 8640), bytes(100 * 8640), 5, 8640);
+  for (const int64_t k : {64, 321, 512, 513, 640, 700, 1344}) {
+    const Codes tall = trits(130 * k);
+    check_sums(tall, bytes(40 * k), 130, k);
+  }
+  const Codes wide = trits(5 * 8640);
+  check_sums(wide, bytes(100 * 8640), 5, 8640);
+  check_sums(Codes(18 * 8640, 1), Codes(16 * 8640, -128), 18, 8640);
   for (const int code : {-1, 0, 1})
     for (const int value : {-128, 127})
-      for (const int64_t tokens : {1, 5, 16})
+      for (const int64_t tokens : {1, 5})
         check_sums(Codes(18 * 45568, static_cast<int8_t>(code)), Codes(tokens * 45568, static_cast<int8_t>(value)), 18,
                    45568);
 }
@@ -128,15 +133,16 @@ void products() {
         print("ternary linear " + std::to_string(scales) + " " + std::to_string(tokens), y);
       }
     }
-  for (const int64_t group : {16, 64, 96, 192, 960})
-    for (const int64_t tokens : {5, 16, 60}) {
-      const TernaryWeight w(trits(90 * 1920).data(), 90, 1920, floats(90 * 1920 / group), group, false),
-          plain(trits(45 * 1920).data(), 45, 1920, floats(1), 0, false, Density::T5);
+  const Codes grouped = trits(90 * 1920), whole = trits(45 * 1920);
+  for (const int64_t size : {16, 64, 96, 192, 960})
+    for (const int64_t tokens : {5, 60}) {
+      const TernaryWeight w(grouped.data(), 90, 1920, floats(90 * 1920 / size), size, false),
+          plain(whole.data(), 45, 1920, {0.5f}, 0, false, Density::T5);
       const Floats x = floats(tokens * 1920);
       Floats y(static_cast<size_t>(tokens * 90)), z(static_cast<size_t>(tokens * 45));
       const Product both[] = {{&w, nullptr, y.data()}, {&plain, nullptr, z.data()}};
       linear(rows_of(x, tokens), both, 2);
-      const std::string name = std::to_string(group) + " " + std::to_string(tokens);
+      const std::string name = std::to_string(size) + " " + std::to_string(tokens);
       print("grouped linear " + name, y), print("beside it " + name, z);
     }
   for (int d = 0; d < 4; ++d)
