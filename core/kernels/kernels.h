@@ -91,13 +91,13 @@ constexpr int kTile = 16;
 constexpr int kTileColumns = 64;
 constexpr int kTileBlocks = 32;    // of a row group that are unpacked at a time
 constexpr int kTileRowGroups = 4;  // of a task, at most
-constexpr int kTileTokens = 12;    // from so many on tiles are faster: docs/log.md
+constexpr int kTileTokens = 12;    // from so many on tiles are faster
 constexpr int64_t kUnpackedBytes = int64_t{kTileRowGroups} * kTileBlocks * 5 * kBlockBytes;
 
 struct TileTask {
   const uint8_t* weights;  // first row group
-  Density density;
-  int64_t row_groups;  // 1..kTileRowGroups
+  Packing packing;         // T2 or T5
+  int64_t row_groups;      // 1..kTileRowGroups
   int64_t blocks, group_blocks;
   const float* group_scales;  // as in TernaryTask
   const int8_t* codes;        // [padded tokens][stride], and kTileColumns more bytes that may be read

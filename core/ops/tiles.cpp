@@ -11,6 +11,7 @@
 namespace bitnet {
 namespace {
 
+constexpr int64_t kBlockColumns = 80;            // whole blocks of T2 and of T5
 constexpr int64_t kTokenBlockBytes = 900 << 10;  // activations that stay in an L2 of 2 MB while the weights pass
 
 // Quantised tokens as rows, and as many more as fill the last tile.
@@ -21,10 +22,10 @@ struct Rows {
   const int8_t* row(int64_t t) const { return codes + t * stride; }
 };
 
-// Whole blocks of either density, and an odd multiple of 64 bytes, so that the 16 rows of a tile lie in different sets
+// Whole blocks of T2 and of T5, and an odd multiple of 64 bytes, so that the 16 rows of a tile lie in different sets
 // of the first cache.
 int64_t stride_of(int64_t columns) {
-  return (ceil_div(round_up(columns, kAnyBlockColumns), kTileColumns) | 1) * kTileColumns;
+  return (ceil_div(round_up(columns, kBlockColumns), kTileColumns) | 1) * kTileColumns;
 }
 
 // `fill(t, to, stride)` writes the codes of token t and zeros up to the stride.
@@ -56,10 +57,10 @@ void tile_product(const TernaryWeight& w, const Rows& a, const std::vector<int32
   const auto size = static_cast<size_t>(count * padded * kTile);
   TileTask task{};
   task.weights = w.packed() + first * w.row_group_bytes();
-  task.density = w.density;
+  task.packing = w.packing;
   task.row_groups = count;
   task.blocks = w.blocks();
-  task.group_blocks = scaled ? w.group / block_columns(w.density) : w.blocks();
+  task.group_blocks = scaled ? w.group / block_columns(w.packing) : w.blocks();
   const int64_t groups = w.blocks() / task.group_blocks;
   task.group_scales = scaled ? w.kernel_scales() + first * groups * kGroupRows : nullptr;
   task.codes = a.row(token);
@@ -93,7 +94,8 @@ bool tiles_serve(const Product* products, int64_t count, int64_t tokens) {
   const Kernels& kernel = kernels();
   if (!kernel.ternary_tiles || tokens < kernel.tile_tokens) return false;
   return std::all_of(products, products + count, [](const Product& p) {
-    return p.ternary && (!p.ternary->group || p.ternary->group >= kTileColumns);  // smaller groups waste most of a tile
+    if (!p.ternary || looks_up(p.ternary->packing)) return false;
+    return !p.ternary->group || p.ternary->group >= kTileColumns;  // smaller groups waste most of a tile
   });
 }
 

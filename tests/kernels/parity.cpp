@@ -137,7 +137,7 @@ void products() {
   for (const int64_t size : {16, 64, 96, 192, 960})
     for (const int64_t tokens : {5, 60}) {
       const TernaryWeight w(grouped.data(), 90, 1920, floats(90 * 1920 / size), size, false),
-          plain(whole.data(), 45, 1920, {0.5f}, 0, false, Density::T5);
+          plain(whole.data(), 45, 1920, {0.5f}, 0, false, Packing::T5);
       const Floats x = floats(tokens * 1920);
       Floats y(static_cast<size_t>(tokens * 90)), z(static_cast<size_t>(tokens * 45));
       const Product both[] = {{&w, nullptr, y.data()}, {&plain, nullptr, z.data()}};

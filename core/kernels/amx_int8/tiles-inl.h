@@ -2,7 +2,7 @@
 // 64 products by one instruction.
 //
 // A block unpacks to one quad a field: the codes of four columns of its 16 rows, 64 bytes. That is a row of a tile of
-// B, so the quads of a row group are its tiles, one after the other, in either density. A tile of A is 16 tokens' codes
+// B, so the quads of a row group are its tiles, one after the other, in either packing. A tile of A is 16 tokens' codes
 // where they lie. C begins with what storing w + 1 adds to every sum, negated, and rests in `acc` between the chunks of
 // kTileBlocks blocks, whose quads stay in the first cache while all tokens pass.
 
@@ -20,14 +20,14 @@ BITNET_INLINE void each(Body&& body) {
   }
 }
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE void unpack_block(const uint8_t* w, uint8_t* quads) {
-  const Block block = load_block<density>(w);
+  const Block block = load_block<packing>(w);
   __m512i v = block.four;
 #pragma GCC unroll 4
   for (int f = 0; f < 4; ++f, v = _mm512_srli_epi16(v, 2))
     _mm512_store_si512(quads + f * kBlockBytes, _mm512_and_si512(v, _mm512_set1_epi8(0x03)));
-  if constexpr (density == Density::T5) _mm512_store_si512(quads + 4 * kBlockBytes, block.fifth);
+  if constexpr (packing == Packing::T5) _mm512_store_si512(quads + 4 * kBlockBytes, block.fifth);
 }
 
 struct TileChunk {
@@ -40,17 +40,17 @@ struct TileChunk {
 
 // T tiles of tokens by G row groups over one chunk. The first tokens of a chunk unpack it on the way, a step ahead of
 // its use, so that the vector units work beside the tile unit.
-template <Density density, int T, int G, bool unpacking>
+template <Packing packing, int T, int G, bool unpacking>
 BITNET_INLINE void multiply_tiles(const TileTask& task, const TileChunk& chunk, int64_t token) {
   static_assert(T * G <= 4 && T <= 2);  // sums in tiles 0 to 3, A from 4 on, B behind it
-  constexpr int F = fields(density), kA = 4, kB = kA + T, kTilesOfB = 8 - kB;
+  constexpr int F = fields(packing), kA = 4, kB = kA + T, kTilesOfB = 8 - kB;
   constexpr int64_t tile_bytes = kTile * kBlockBytes, group_bytes = kTileBlocks * F * kBlockBytes;
   const int64_t steps = (chunk.blocks * F + kTile - 1) / kTile, weight_stride = task.blocks * kBlockBytes,
                 stride = task.stride;
   const int8_t* a = chunk.codes + token * stride;
   // The tokens that come next: more of this chunk, or the first of the next one.
   const int8_t* next =
-      token + T * kTile < chunk.tokens ? a + T * kTile * stride : chunk.codes + chunk.blocks * block_columns(density);
+      token + T * kTile < chunk.tokens ? a + T * kTile * stride : chunk.codes + chunk.blocks * block_columns(packing);
   uint8_t* b = task.unpacked;
   int32_t* c = chunk.acc + token * kTile;
 
@@ -70,7 +70,7 @@ BITNET_INLINE void multiply_tiles(const TileTask& task, const TileChunk& chunk, 
         for (int g = 0; g < G; ++g) {
           const uint8_t* w = chunk.weights + g * weight_stride + unpacked * kBlockBytes;
           _mm_prefetch((const char*)(w + G * weight_stride), _MM_HINT_T1);
-          unpack_block<density>(w, b + g * group_bytes + unpacked * F * kBlockBytes);
+          unpack_block<packing>(w, b + g * group_bytes + unpacked * F * kBlockBytes);
         }
     const int64_t ahead = step + kAheadSteps;
     const int8_t* wanted = ahead < steps ? a + ahead * kTileColumns : next + (ahead - steps) * kTileColumns;
@@ -92,17 +92,17 @@ BITNET_INLINE void multiply_tiles(const TileTask& task, const TileChunk& chunk, 
 }
 
 // All tokens, two tiles of them at a time where the sums of two row groups leave room.
-template <Density density, int G>
+template <Packing packing, int G>
 void multiply_chunk(const TileTask& task, const TileChunk& chunk) {
   if constexpr (G == 4) {
-    multiply_tiles<density, 1, G, true>(task, chunk, 0);
-    for (int64_t t = kTile; t < chunk.tokens; t += kTile) multiply_tiles<density, 1, G, false>(task, chunk, t);
+    multiply_tiles<packing, 1, G, true>(task, chunk, 0);
+    for (int64_t t = kTile; t < chunk.tokens; t += kTile) multiply_tiles<packing, 1, G, false>(task, chunk, t);
   } else {
-    if (chunk.tokens == kTile) return multiply_tiles<density, 1, G, true>(task, chunk, 0);
-    multiply_tiles<density, 2, G, true>(task, chunk, 0);
+    if (chunk.tokens == kTile) return multiply_tiles<packing, 1, G, true>(task, chunk, 0);
+    multiply_tiles<packing, 2, G, true>(task, chunk, 0);
     int64_t t = 2 * kTile;
-    for (; t + 2 * kTile <= chunk.tokens; t += 2 * kTile) multiply_tiles<density, 2, G, false>(task, chunk, t);
-    if (t < chunk.tokens) multiply_tiles<density, 1, G, false>(task, chunk, t);
+    for (; t + 2 * kTile <= chunk.tokens; t += 2 * kTile) multiply_tiles<packing, 2, G, false>(task, chunk, t);
+    if (t < chunk.tokens) multiply_tiles<packing, 1, G, false>(task, chunk, t);
   }
 }
 
@@ -118,7 +118,7 @@ BITNET_INLINE void fold_group(const TileTask& task, int64_t row_group, const flo
   }
 }
 
-template <Density density, int G>
+template <Packing packing, int G>
 void tile_row_groups(const TileTask& task, int64_t row_group) {
   const int64_t tokens = (task.tokens + kTile - 1) / kTile * kTile, scale_groups = task.blocks / task.group_blocks;
   const uint8_t* w = task.weights + row_group * task.blocks * kBlockBytes;
@@ -128,8 +128,8 @@ void tile_row_groups(const TileTask& task, int64_t row_group) {
       for (int g = 0; g < G; ++g) store(acc + (g * tokens + t) * kTile, fill(-task.sums[t * scale_groups + s]));
     for (int64_t first = s * task.group_blocks, last = first + task.group_blocks; first < last; first += kTileBlocks) {
       const int64_t blocks = last - first < kTileBlocks ? last - first : kTileBlocks;
-      multiply_chunk<density, G>(
-          task, {w + first * kBlockBytes, blocks, task.codes + first * block_columns(density), acc, tokens});
+      multiply_chunk<packing, G>(
+          task, {w + first * kBlockBytes, blocks, task.codes + first * block_columns(packing), acc, tokens});
     }
     for (int g = 0; g < G && task.group_scales; ++g)
       fold_group(task, row_group + g, task.group_scales + ((row_group + g) * scale_groups + s) * kGroupRows, s == 0,
@@ -137,21 +137,21 @@ void tile_row_groups(const TileTask& task, int64_t row_group) {
   }
 }
 
-template <Density density>
+template <Packing packing>
 void tile_rows(const TileTask& task) {
   int64_t g = 0;
   if (task.tokens <= kTile)  // four sums keep the tile unit busy
-    for (; g + 4 <= task.row_groups; g += 4) tile_row_groups<density, 4>(task, g);
-  for (; g + 2 <= task.row_groups; g += 2) tile_row_groups<density, 2>(task, g);
-  for (; g < task.row_groups; ++g) tile_row_groups<density, 1>(task, g);
+    for (; g + 4 <= task.row_groups; g += 4) tile_row_groups<packing, 4>(task, g);
+  for (; g + 2 <= task.row_groups; g += 2) tile_row_groups<packing, 2>(task, g);
+  for (; g < task.row_groups; ++g) tile_row_groups<packing, 1>(task, g);
 }
 
 void ternary_tiles(const TileTask& task) {
   tiles_configure(TileShapes{});
-  if (task.density == Density::T5) {
-    tile_rows<Density::T5>(task);
+  if (task.packing == Packing::T5) {
+    tile_rows<Packing::T5>(task);
   } else {
-    tile_rows<Density::T2>(task);
+    tile_rows<Packing::T2>(task);
   }
   tiles_release();
 }

@@ -25,7 +25,7 @@ BITNET_INLINE void add_pairs(__m128i& sum, __m128i code, __m128i four) {
 // -128 and +32512 with q = 127: both fit. Then they are flushed to int32. Field 4 adds a third pair at scale 1.
 constexpr int kFlushOne = 8;
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q, I32x16& acc) {
   const __m128i low = _mm_set1_epi8(0x03), high = _mm_set1_epi8(0x0c), ones = _mm_set1_epi16(1);
   __m128i total1[4], total4[4];
@@ -36,15 +36,15 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
     for (int i = 0; i < 4; ++i) sum1[i] = sum4[i] = _mm_setzero_si128();
     for (int64_t b = first; b < last; ++b) {
       prefetch(w + b * kBlockBytes + kPrefetchBytes);
-      const int8_t* p = q + b * block_columns(density);
+      const int8_t* p = q + b * block_columns(packing);
       const __m128i x = _mm_loadu_si128((const __m128i*)p);
       const __m128i q0 = _mm_shuffle_epi32(x, 0x00), q1 = _mm_shuffle_epi32(x, 0x55), q2 = _mm_shuffle_epi32(x, 0xaa),
                     q3 = _mm_shuffle_epi32(x, 0xff);
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        const Quarter quarter = load_quarter<density>(w + b * kBlockBytes + 16 * i);
+        const Quarter quarter = load_quarter<packing>(w + b * kBlockBytes + 16 * i);
         const __m128i v = quarter.four, u = _mm_srli_epi16(v, 4);
-        if constexpr (density == Density::T5) add_pairs(sum1[i], quarter.fifth, broadcast(p + 16));
+        if constexpr (packing == Packing::T5) add_pairs(sum1[i], quarter.fifth, broadcast(p + 16));
         add_pairs(sum1[i], _mm_and_si128(v, low), q0);
         add_pairs(sum4[i], _mm_and_si128(v, high), q1);
         add_pairs(sum1[i], _mm_and_si128(u, low), q2);
@@ -63,26 +63,26 @@ BITNET_INLINE void ternary_one(const uint8_t* w, int64_t blocks, const int8_t* q
 
 // M tokens by Q quarters, every field moved to scale 1: a block adds four pairs, 4 * 512 = 2048; 16 blocks reach -32768
 // or +32512. With five pairs, 2560, 12 blocks reach 30720.
-constexpr int flush_tile(Density d) { return d == Density::T5 ? 12 : 16; }
+constexpr int flush_tile(Packing p) { return p == Packing::T5 ? 12 : 16; }
 
-template <Density density, int M, int Q>
-BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens,
-                               NativeI (&rows)[M][4], int quarter) {
+template <Packing packing, int M, int Q>
+BITNET_INLINE void ternary_quarters(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens,
+                                    NativeI (&rows)[M][4], int quarter) {
   const __m128i low = _mm_set1_epi8(0x03), ones = _mm_set1_epi16(1);
   __m128i total[M][Q];
   for (int m = 0; m < M; ++m)
     for (int i = 0; i < Q; ++i) total[m][i] = _mm_setzero_si128();
-  for (int64_t first = 0; first < blocks; first += flush_tile(density)) {
-    const int64_t last = first + flush_tile(density) < blocks ? first + flush_tile(density) : blocks;
+  for (int64_t first = 0; first < blocks; first += flush_tile(packing)) {
+    const int64_t last = first + flush_tile(packing) < blocks ? first + flush_tile(packing) : blocks;
     __m128i sum[M][Q];
     for (int m = 0; m < M; ++m)
       for (int i = 0; i < Q; ++i) sum[m][i] = _mm_setzero_si128();
     for (int64_t b = first; b < last; ++b) {
       prefetch(w + b * kBlockBytes + kPrefetchBytes);
       Quarter v[Q];
-      for (int i = 0; i < Q; ++i) v[i] = load_quarter<density>(w + b * kBlockBytes + 16 * i);
-      const int8_t* x = panel + b * block_columns(density) * tokens;
-      constexpr int F = fields(density);
+      for (int i = 0; i < Q; ++i) v[i] = load_quarter<packing>(w + b * kBlockBytes + 16 * i);
+      const int8_t* x = panel + b * block_columns(packing) * tokens;
+      constexpr int F = fields(packing);
 #pragma GCC unroll 5
       for (int f = 0; f < F; ++f) {
         __m128i q[M];
@@ -108,32 +108,18 @@ BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* p
 }
 
 // Up to four tokens: one or two by all 16 rows, three or four by eight rows at a time, which is what 16 registers hold.
-template <Density density, int M>
-BITNET_INLINE void ternary_four(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
+template <Packing packing, int M>
+BITNET_INLINE void ternary_few(const uint8_t* w, int64_t blocks, const int8_t* panel, int64_t tokens, I32x16* acc) {
   constexpr int Q = M > 2 ? 2 : 4;
   NativeI rows[M][4];
-  for (int i = 0; i < 4; i += Q) ternary_few<density, M, Q>(w + 16 * i, blocks, panel, tokens, rows, i);
+  for (int i = 0; i < 4; i += Q) ternary_quarters<packing, M, Q>(w + 16 * i, blocks, panel, tokens, rows, i);
   for (int m = 0; m < M; ++m) acc[m] = {{rows[m][0], rows[m][1]}, {rows[m][2], rows[m][3]}};
 }
 
-template <Density density, int M, int G>
-BITNET_INLINE void ternary_tile(const uint8_t* w, int64_t stride, int64_t blocks, const int8_t* panel,
-                                I32x16 (&acc)[G][M]) {
-  for (int g = 0; g < G; ++g) {
-    const uint8_t* group = w + g * stride;
-    if constexpr (M == 1) {
-      ternary_one<density>(group, blocks, panel, acc[g][0]);
-    } else if constexpr (M <= 4) {
-      ternary_four<density, M>(group, blocks, panel, M, acc[g]);
-    } else {
-      ternary_four<density, 4>(group, blocks, panel, M, acc[g]);
-      ternary_four<density, M - 4>(group, blocks, panel + 16, M, acc[g] + 4);
-    }
-  }
-}
-
 // clang-format off
+#include "kernels/tile-inl.h"
 #include "kernels/sse41/screen-inl.h"
+#include "kernels/sse41/cells-inl.h"
 #include "kernels/algorithms-inl.h"
 // clang-format on
 

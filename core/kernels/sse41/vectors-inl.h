@@ -64,6 +64,11 @@ BITNET_INLINE __m128i broadcast(const int8_t* q) {
   return _mm_set1_epi32(four);
 }
 
+#define BITNET_LOOKUP_LANES
+BITNET_INLINE NativeB lookup_lanes(NativeB table, NativeB index) {
+  return (NativeB)_mm_shuffle_epi8((__m128i)table, (__m128i)index);
+}
+
 // A quarter of a block as fields 0 to 3, which lie as in T2, and field 4.
 struct Quarter {
   __m128i four, fifth;
@@ -78,10 +83,10 @@ BITNET_INLINE __m128i lookup(const uint8_t* table, __m128i low, __m128i bit4, __
   return _mm_blendv_epi8(first, second, bit5);
 }
 
-template <Density density>
+template <Packing packing>
 BITNET_INLINE Quarter load_quarter(const uint8_t* p) {
   const __m128i c = _mm_loadu_si128((const __m128i*)p);
-  if constexpr (density == Density::T2) return {c, c};
+  if constexpr (packing == Packing::T2) return {c, c};
   const __m128i nibble = _mm_set1_epi8(15), low = _mm_and_si128(c, nibble),
                 high = _mm_and_si128(_mm_srli_epi16(c, 2), nibble);
   const __m128i bit4 = _mm_slli_epi16(c, 3), bit5 = _mm_slli_epi16(c, 2), bit6 = _mm_slli_epi16(c, 1);
