@@ -48,6 +48,15 @@ void encode_queries(const AttentionTask& task, const CodedRows& to) {
   }
 }
 
+// What is soon used into the first cache, and what is used a segment later into the second.
+template <int B>
+BITNET_INLINE void fetch_cells(const uint8_t* near, const uint8_t* far) {
+  for (int line = 0; line < B * kCellBytes; line += 64) {
+    prefetch(near + line);
+    prefetch_far(far + line);
+  }
+}
+
 // Scores of R rows against B pages. `ahead`: pages to fetch meanwhile, or null.
 template <int R, int B>
 BITNET_INLINE void score_cells(const AttentionTask& task, const CodedRows& q, const uint8_t* const* keys,
@@ -60,8 +69,7 @@ BITNET_INLINE void score_cells(const AttentionTask& task, const CodedRows& q, co
     const uint8_t* at[B];
     for (int b = 0; b < B; ++b) {
       at[b] = keys[b] + c * kCellBytes;
-      if (!ahead) continue;
-      for (int line = 0; line < kCellBytes; line += 64) prefetch_far(ahead[b] + c * kCellBytes + line);
+      if (ahead) fetch_cells<1>(keys[b + kNearPages] + c * kCellBytes, ahead[b] + c * kCellBytes);
     }
     add_cells<R, B>(sums, at, q.codes + c * 2 * kLanes);
   }
@@ -137,8 +145,7 @@ BITNET_INLINE void weigh_cells(const AttentionTask& task, const CodedRows& w, co
   for (int64_t page = 0; page < pages; ++page) {
     const uint8_t* at[B];
     for (int b = 0; b < B; ++b) at[b] = values[page] + (cell + b) * kCellBytes;
-    if (ahead)
-      for (int line = 0; line < B * kCellBytes; line += 64) prefetch_far(ahead[page] + cell * kCellBytes + line);
+    if (ahead) fetch_cells<B>(values[page + kNearPages] + cell * kCellBytes, ahead[page] + cell * kCellBytes);
     add_cells<R, B>(sums, at, w.codes + page * 2 * kLanes);
   }
   for (int r = 0; r < R; ++r)

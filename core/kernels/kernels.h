@@ -53,7 +53,8 @@ constexpr int kChunkPages = 4;      // pages that rows of queries share while th
 // matter of threads.
 constexpr int kSegmentPositions = 256;
 constexpr int kSegmentPages = kSegmentPositions / kPagePositions;
-constexpr int kAheadPages = kSegmentPages;  // how early pages are fetched into the second cache, at most
+constexpr int kNearPages = 2;               // how early pages are fetched into the first cache
+constexpr int kAheadPages = kSegmentPages;  // and into the second, at most
 constexpr int kQ8Block = 32;                // weights that share a scale in Q8_0
 
 enum class DType : int32_t { F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q3_K, Q4_K, Q5_K, Q6_K };
