@@ -231,7 +231,7 @@ void attention_of(KVType type, int64_t heads, int64_t kv_heads, int64_t head_dim
     const int32_t starts[] = {0, count};
     const Batch batch{positions.data() + first, starts, 1, {table.data(), 1, 20}};
     attention({q.data() + first * heads * head_dim, count, heads * head_dim}, k.data() + first * kv_heads * head_dim,
-              v.data() + first * kv_heads * head_dim, cache, 1, batch, 0.125f, y.data() + first * heads * head_dim);
+              v.data() + first * kv_heads * head_dim, cache, 1, batch, 0.125f, 0, y.data() + first * heads * head_dim);
     first += count;
   }
   print("attention " + std::to_string(static_cast<int>(type)) + " " + std::to_string(heads) + "/" +
