@@ -90,24 +90,24 @@ class StandIn:
                 match = re.fullmatch(r"(/api/models)?/([^/]+/[^/]+)(?:/(?:revision|resolve)/[^/]+(?:/(.+))?)?", path)
                 repository = hub.repositories.get(match[2]) if match else None
                 if match is None or repository is None:
-                    return self.refuse(404, "RepoNotFound")
-                if repository.status != 200:
-                    return self.refuse(repository.status, repository.code)
-                if match[1]:
-                    return self.send(200, json.dumps(repository.listing(match[2])).encode(), {})
-                if match[3] not in repository.files:
-                    return self.refuse(404, "EntryNotFound")
-                self.send_file(repository, match[3])
+                    self.refuse(404, "RepoNotFound")
+                elif repository.status != 200:
+                    self.refuse(repository.status, repository.code)
+                elif match[1]:
+                    self.send(200, json.dumps(repository.listing(match[2])).encode(), {})
+                elif match[3] not in repository.files:
+                    self.refuse(404, "EntryNotFound")
+                else:
+                    self.send_file(repository, match[3])
 
             def send_file(self, repository: Repository, name: str) -> None:
                 data = repository.served.get(name, repository.files[name])
                 headers = {"ETag": f'"{repository.etag(name)}"', "X-Repo-Commit": repository.commit}
                 span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-                if span is None:
-                    return self.send(200, data, headers, name.endswith(LARGE))
-                start = int(span[1])
-                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-                self.send(206, data[start:], headers, name.endswith(LARGE))
+                start = int(span[1]) if span else 0
+                if span:
+                    headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+                self.send(206 if span else 200, data[start:], headers, name.endswith(LARGE))
 
             def send(self, status: int, data: bytes, headers: Mapping[str, str], large: bool = False) -> None:
                 self.send_response(status)

@@ -20,8 +20,8 @@ from bitnet.backends.cpu import CPU, weight_bytes
 from bitnet.convert import write_checkpoint
 from bitnet.engine import EngineConfig
 from bitnet.engine.footprint import Footprint, footprint
-from bitnet.models.synthetic import SyntheticCheckpoint
 from bitnet.formats import TensorSpec, write_gguf
+from bitnet.models.synthetic import SyntheticCheckpoint
 from bitnet.quant.tensor import TernaryTensor
 
 ODD = {"hidden_size": 192, "intermediate_size": 200, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 40}

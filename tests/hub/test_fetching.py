@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_stand_in import StandIn
@@ -43,7 +45,12 @@ def test_a_model_is_fetched_once_and_runs(hub: StandIn, tiny_gguf: Path) -> None
 
 
 def test_a_folder_comes_without_code_and_pickles(hub: StandIn, folder: dict[str, bytes]) -> None:
-    others = {"modeling_bitnet.py": b"import os", "pytorch_model.bin": b"PK", "tf_model.h5": b"x", "training_args.bin": b"P"}
+    others = {
+        "modeling_bitnet.py": b"import os",
+        "pytorch_model.bin": b"PK",
+        "tf_model.h5": b"x",
+        "training_args.bin": b"P",
+    }
     hub.add("org/folder", {**folder, **others})
     path = locate("org/folder")
     assert sorted(file.name for file in cache.files(path)) == sorted(folder)
@@ -157,8 +164,7 @@ def test_a_repository_of_pickles_is_refused(hub: StandIn) -> None:
 
 def test_a_disk_without_room_is_seen_before(hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/big", {"big-F16.gguf": BIG})
-    usage: Callable[[Path], object] = lambda path: type("Usage", (), {"free": 1 << 20})
-    monkeypatch.setattr(download.shutil, "disk_usage", usage)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     with pytest.raises(ResourceError, match=r"takes 25\.2 MB of disk; .* has 1\.05 MB"):
         locate("org/big")
     assert hub.fetched("big-F16.gguf") == []
@@ -170,3 +176,15 @@ def test_an_incomplete_folder_is_completed(hub: StandIn, folder: dict[str, bytes
     (path / "tokenizer.json").unlink()
     assert cache.find(Name("org/folder")) is None
     assert locate("org/folder") == path and (path / "tokenizer.json").exists()
+
+
+def test_what_is_in_the_cache_opens_without_huggingface_hub(hub: StandIn, tiny_gguf: Path) -> None:
+    hub.add("org/tiny", {"tiny-TQ2_0.gguf": tiny_gguf.read_bytes()})
+    locate("org/tiny")
+    code = (
+        "import sys; from bitnet import BitNet\n"
+        "BitNet('org/tiny', backend='reference').generate('a', max_tokens=1)\n"
+        "print('huggingface_hub' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.stdout == "False\n", result.stderr

@@ -62,7 +62,8 @@ def cached_line(row: dict[str, Any]) -> Iterator[str]:
 
 
 def known_line(row: dict[str, Any]) -> Iterator[str]:
-    from bitnet.hub.choice import FOLDER, amount
+    from bitnet.hub.choice import amount
+    from bitnet.hub.known import FOLDER
 
     yield row["name"]
     yield row["repo"] if row["quant"] in ("", FOLDER) else f"{row['repo']}:{row['quant']}"

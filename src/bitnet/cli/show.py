@@ -52,6 +52,7 @@ def card(path: Path, name: str) -> dict[str, Any]:
     from bitnet.cli.inspection import why_not
     from bitnet.cli.summary import described
     from bitnet.hub import cache
+    from bitnet.hub.choice import File
     from bitnet.models.hyperparameters import read_config
 
     with bitnet.formats.open(path) as checkpoint:
@@ -60,7 +61,7 @@ def card(path: Path, name: str) -> dict[str, Any]:
             about["context"] = read_config(checkpoint).max_position_embeddings
         about["chat_template"] = has_chat_template(checkpoint, path)
         about["license"] = licence(checkpoint, path)
-    files = cache.files(path) if path.is_dir() else [cache.File(path.name, path.stat().st_size)]
+    files = cache.files(path) if path.is_dir() else [File(path.name, path.stat().st_size)]
     listing = [{"name": file.name, "bytes": file.size} for file in files]
     return {"name": name, "path": str(path), "bytes": sum(file.size for file in files), **about, "files": listing}
 

@@ -151,7 +151,7 @@ def outline(module: Any, config: Config, names: list[str], rotations: dict[str, 
             shape = (ROWS, shape[1])
         if shape not in zeros:
             flat = len(shape) == 1
-            zeros[shape] = np.ones(shape, np.float32) if flat else _core.TernaryWeight.zeros(*shape, "2bit")
+            zeros[shape] = np.ones(shape, np.float32) if flat else _core.TernaryWeight.zeros(shape[0], shape[1], "2bit")
         weights[name] = zeros[shape]
     weights.setdefault("lm_head", weights["embed_tokens"])
     for name, rotation in rotations.items():
@@ -178,4 +178,3 @@ def step_bytes(model: Decoder, config: Config, engine: EngineConfig) -> dict[str
         "activations": tokens * widest,
         "logits": engine.max_sequences * config.vocab_size * 4,
     }
-

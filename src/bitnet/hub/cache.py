@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet.errors import NotFoundError, UnsupportedError
-from bitnet.hub.choice import CONFIG, FOLDER, INDEX, File, choose, folder_files, is_model, label
+from bitnet.hub.choice import CONFIG, INDEX, File, choose, folder_files, is_model, label
+from bitnet.hub.known import FOLDER
 from bitnet.hub.names import Name
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -75,7 +75,9 @@ def choose(repo: str, files: Iterable[File], quant: str = "") -> list[File]:
     if len(found) == 1:
         return found[0]
     if not found and quant:
-        raise NotFoundError(f"{repo} has no {quant}; it has {listed(models)}.", f"Name one of them: {example(repo, models)}")
+        raise NotFoundError(
+            f"{repo} has no {quant}; it has {listed(models)}.", f"Name one of them: {example(repo, models)}"
+        )
     raise ParameterError(
         f"{repo} has {listed(models)}: which one is meant?", f"Name one of them: {example(repo, models)}"
     )
@@ -156,7 +158,9 @@ def nothing(repo: str, files: Sequence[File]) -> UnsupportedError:
 
 
 def listed(models: Models) -> str:
-    return ", ".join(f"{name} ({amount(sum(file.size for file in m))})" for name, group in models.items() for m in group)
+    return ", ".join(
+        f"{name} ({amount(sum(file.size for file in m))})" for name, group in models.items() for m in group
+    )
 
 
 def example(repo: str, models: Models) -> str:

@@ -56,7 +56,7 @@ def announce(repo: str, home: Path, missing: Sequence[File]) -> None:
 
 
 def fetch_one(repository: Repository, blob: Path, file: File) -> None:
-    from huggingface_hub.utils import WeakFileLock
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     lock = cache.folder() / ".locks" / cache.repository(repository.repo).name / f"{file.etag}.lock"
     for each in (lock, blob):
@@ -74,7 +74,7 @@ def receive(repository: Repository, partial: Path, file: File) -> None:
     """Append to `partial` what it lacks. Small files begin anew: a server may compress them on the way."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     url = hf_hub_url(repository.repo, file.name, revision=repository.commit, endpoint=endpoint())
     with partial.open("r+b" if partial.exists() else "xb") as to:

@@ -70,11 +70,12 @@ def refusals(repo: str) -> Iterator[None]:
         raise NotFoundError(f"{repo} has changed: a file of it is gone.", "Try again.") from error
     except errors.HfHubHTTPError as error:
         raise refusal(repo, error.response) from error
-    except (errors.HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # of the HTTP library it uses
         if getattr(error, "errno", None):  # the disk
             raise
         raise OfflineError(
-            f"{endpoint()} cannot be reached: {error}.", "Check the network, or name a model that is here: `bitnet list`"
+            f"{endpoint()} cannot be reached: {error}.",
+            "Check the network, or name a model that is here: `bitnet list`",
         ) from error
 
 
