@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bitnet.formats
-from bitnet import backends, models, tune
+from bitnet import backends, hub, models, tune
 from bitnet.engine import (
     LLM,
     Drafter,
@@ -80,12 +80,13 @@ class Stats:
 class BitNet:
     """A ternary language model, opened from a GGUF file or a Hugging Face folder.
 
-    model: a path, or nothing for the model that ships with the package. threads: 0 uses every processor this process
+    model: a path, a name on the hub ("org/name", "org/name:QUANT"; fetched where it is not in the cache), or nothing
+    for the model that ships with the package. threads: 0 uses every processor this process
     may use. backend: "cpu", or "reference" for the slow definition in NumPy. weights: how ternary weights are kept,
     "2bit", "1.6bit", or what is faster here ("auto"). kernel: "i2_s" multiplies them; "tl1" and "tl2" look partial sums
     up. The results are the same bits. profile: whether to use what `bitnet tune` found for this model on this machine,
     where nothing else is asked for. draft: guess at tokens and verify several at once, which gives the same text in
-    less time where the guesses are good: "lookup" guesses that the text repeats itself, the path of a smaller model of
+    less time where the guesses are good: "lookup" guesses that the text repeats itself, a smaller model of
     the same vocabulary has that one guess. The remaining arguments are those of EngineConfig: ctx_size, max_sequences,
     chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep.
 
@@ -112,8 +113,8 @@ class BitNet:
         ops = backends.make(backend, weights, kernel)
         for name, path in (("model", model), ("draft", draft)):
             if not isinstance(path, (str, os.PathLike, type(None))) or path == "":
-                raise ParameterError(f"{name} is {path!r}; expected a path.")
-        self.path = Path(model) if model is not None else builtin_model()
+                raise ParameterError(f"{name} is {path!r}; expected a path or a name.")
+        self.path = hub.locate(model) if model is not None else builtin_model()
         with bitnet.formats.open(self.path) as checkpoint:
             self.profile = tune.find(checkpoint) if profile and backend == "cpu" else tune.Found()
             given = {"threads": threads, "weights": weights, "kernel": kernel, **engine}
@@ -151,7 +152,7 @@ class BitNet:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> BitNet:
-        """Open a model by path."""
+        """Open a model by its name on the hub, such as "microsoft/bitnet-b1.58-2B-4T-gguf:I2_S", or by path."""
         return cls(name, **options)
 
     @overload
@@ -278,7 +279,7 @@ def open_drafter(
     """What guesses at the tokens of `model`: PromptLookup, or the model in the file `draft`."""
     if draft == "lookup":
         return PromptLookup()
-    with bitnet.formats.open(Path(draft)) as checkpoint:
+    with bitnet.formats.open(hub.locate(draft)) as checkpoint:
         check_vocabularies(str(draft), Tokenizer.from_checkpoint(checkpoint), tokenizer)
         smaller = models.load(checkpoint, model.ops, progress, force, config.head)
     return DraftModel(smaller, config, model.config.vocab_size)

@@ -7,6 +7,12 @@ BitNetError
 │   └── ShapeError         a tensor is missing or has another shape than the configuration says
 ├── ParameterError         an argument is out of range or of the wrong kind  exit code 2
 │   └── ContextError       the prompt does not fit into the context
+├── HubError               a model cannot be fetched by its name           exit code 1
+│   ├── OfflineError       there is no network, or it must not be used
+│   ├── NotFoundError      there is no such repository, or nothing of that name in it
+│   ├── AccessError        the repository wants a login, or consent to its terms
+│   ├── RateLimitError     the hub has had too many requests
+│   └── DownloadError      what came is cut short, or not what was announced
 └── ResourceError          not enough memory or processors for what was asked  exit code 1
 """
 
@@ -46,6 +52,30 @@ class ParameterError(BitNetError, ValueError):
 
 
 class ContextError(ParameterError):
+    pass
+
+
+class HubError(BitNetError):
+    pass
+
+
+class OfflineError(HubError):
+    pass
+
+
+class NotFoundError(HubError):
+    pass
+
+
+class AccessError(HubError):
+    pass
+
+
+class RateLimitError(HubError):
+    pass
+
+
+class DownloadError(HubError):
     pass
 
 

@@ -12,7 +12,17 @@ import pytest
 from bitnet.cli.main import COMMANDS
 
 Bitnet = Callable[..., subprocess.CompletedProcess[str]]
-HEAVY = ("numpy", "rich", "tokenizers", "torch", "prompt_toolkit", "jinja2", "bitnet.engine", "bitnet._core")
+HEAVY = (
+    "numpy",
+    "rich",
+    "tokenizers",
+    "torch",
+    "prompt_toolkit",
+    "jinja2",
+    "bitnet.engine",
+    "bitnet._core",
+    "huggingface_hub",
+)
 
 
 def three_lines(text: str) -> bool:

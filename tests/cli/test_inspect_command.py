@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bitnet.formats import TensorSpec, write_gguf
-from bitnet.quant.tensor import DenseTensor
+from bitnet.quant.tensor import DenseTensor, TernaryTensor
 
 Bitnet = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -37,6 +38,41 @@ def test_the_histogram_counts_ternary_weights(bitnet: Bitnet, tiny_gguf: Path) -
     shares = json.loads(bitnet("inspect", tiny_gguf, "--json", "--histogram").stdout)["histogram"]
     assert list(shares) == ["-1", "0", "+1"] and abs(sum(shares.values()) - 1) < 1e-12
     assert all(0.32 < share < 0.35 for share in shares.values())
+
+
+@pytest.mark.parametrize(
+    "dtype, bits",  # of the formats' descriptions: bytes of a block, its weights, and a scale a row
+    [
+        ("Q1_0", 8 * 18 / 128),
+        ("Q2_0", 8 * 18 / 64),
+        ("PQ2_0", 8 * 34 / 128),
+        ("PTQ1_0", 8 * 28 / 128),
+        ("TQ1_0", 8 * 54 / 256),
+        ("TQ2_0", 8 * 66 / 256),
+        ("IQ1_BN", 8 * 13 / 64 + 16 / 256),
+        ("IQ2_BN", 8 * 16 / 64 + 32 / 256),
+        ("I2_S", 2 + 8 * 32 / (4 * 256)),
+    ],
+)
+def test_every_ternary_type_is_counted(bitnet: Bitnet, tmp_path: Path, dtype: str, bits: float) -> None:
+    codes = np.array([-1, 1, 1, 1] if dtype == "Q1_0" else [-1, 0, 1, 1], np.int8)
+    tensor = TernaryTensor(np.tile(codes, (4, 64)), np.float32(0.5).reshape(()))
+    path = tmp_path / "codes.gguf"
+    write_gguf(path, {"general.architecture": "llama"}, [TensorSpec.of("a.weight", tensor, dtype)])
+    found = json.loads(bitnet("inspect", path, "--json", "--histogram", "--sha256").stdout)
+    zeros = 0 if dtype == "Q1_0" else 0.25
+    assert found["histogram"] == {"-1": 0.25, "0": zeros, "+1": 0.75 - zeros}
+    assert found["types"][0]["type"] == dtype and found["bits_per_weight"] == found["types"][0]["bits"] == bits
+    assert found["sha256"] == {"codes.gguf": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize("dtype, bits", [("Q4_K", 4.5), ("Q6_K", 6.5625), ("Q8_0", 8.5), ("F16", 16)])
+def test_the_types_of_embeddings_have_their_bits(bitnet: Bitnet, tmp_path: Path, dtype: str, bits: float) -> None:
+    tensor = DenseTensor(np.linspace(-1, 1, 2048, dtype=np.float32).reshape(4, 512))
+    path = tmp_path / "table.gguf"
+    write_gguf(path, {"general.architecture": "llama"}, [TensorSpec.of("a.weight", tensor, dtype)])
+    found = json.loads(bitnet("inspect", path, "--json", "--histogram").stdout)
+    assert found["bits_per_weight"] == bits and found["histogram"] == {}
 
 
 def test_sha256_is_that_of_the_file(bitnet: Bitnet, tiny_gguf: Path) -> None:

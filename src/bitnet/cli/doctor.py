@@ -10,7 +10,7 @@ import typer
 
 from bitnet.cli.loading import opened
 from bitnet.cli.options import AsJson, Model
-from bitnet.errors import ModelError
+from bitnet.errors import HubError, ModelError
 
 
 def command(
@@ -41,5 +41,5 @@ def model_here(model: Path | None, available: int | None) -> tuple[dict[str, Any
     try:
         with opened(model, "") as checkpoint:
             return prospects(checkpoint, available), 0
-    except ModelError as error:
+    except (ModelError, HubError) as error:
         return {"path": str(model), "error": str(error)}, error.exit_code

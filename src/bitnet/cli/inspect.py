@@ -12,7 +12,7 @@ from bitnet.cli.options import AsJson
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="GGUF file or Hugging Face folder.")],
+    file: Annotated[Path, typer.Argument(help="GGUF file, Hugging Face folder, or a name: org/name:QUANT.")],
     tensors: Annotated[bool, typer.Option("--tensors/--no-tensors", help="List every tensor.")] = True,
     histogram: Annotated[
         bool, typer.Option("--histogram", help="Count -1, 0 and +1 in the ternary tensors; reads all of them.")
@@ -21,8 +21,10 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     import bitnet.formats
+    from bitnet import hub
     from bitnet.cli.inspection import inspect
 
+    file = hub.locate(file)
     with bitnet.formats.open(file) as checkpoint:
         found = inspect(checkpoint, file, histogram, sha256)
     if as_json:

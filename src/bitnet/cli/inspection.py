@@ -15,10 +15,10 @@ import numpy as np
 from bitnet.errors import BitNetError
 from bitnet.formats import Checkpoint, TensorInfo
 from bitnet.models import open_model
+from bitnet.models.load import TERNARY_TYPES
 from bitnet.quant.tensor import TernaryTensor
 
 SHOWN = 8  # entries of a long array
-TERNARY = ("packed", "I2_S", "TQ1_0", "TQ2_0")
 
 
 def inspect(checkpoint: Checkpoint, path: Path, histogram: bool, sha256: bool) -> dict[str, Any]:
@@ -86,9 +86,7 @@ def ternary_histogram(checkpoint: Checkpoint, infos: Iterable[TensorInfo]) -> di
     """The shares of -1, 0 and +1 among all ternary weights; empty where there are none."""
     counts: Counter[str] = Counter()
     for info in infos:
-        if info.dtype in TERNARY:
-            tensor = checkpoint.read(info.name)
-            assert isinstance(tensor, TernaryTensor)
+        if info.dtype in TERNARY_TYPES and isinstance(tensor := checkpoint.read(info.name), TernaryTensor):
             others, surplus = int(np.count_nonzero(tensor.codes)), int(tensor.codes.sum(dtype=np.int64))
             counts["-1"] += (others - surplus) // 2
             counts["0"] += tensor.codes.size - others

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bitnet.formats
+from bitnet import hub
 from bitnet.api import BitNet, builtin_model
 from bitnet.cli.text import note
 from bitnet.engine import EngineConfig
@@ -32,10 +33,12 @@ def open_model(model: Path | None, *, ctx_size: int, **options: Any) -> BitNet:
 
 
 def opened(model: Path | None, synthetic: str = "") -> Checkpoint:
-    """The file, or the random model of a real shape; the built-in model where neither is named."""
+    """The model of a path or a name, or a random one of a real shape; the built-in model where neither is named."""
     from bitnet.models.synthetic import SyntheticCheckpoint
 
-    return SyntheticCheckpoint(synthetic) if synthetic else bitnet.formats.open(model or builtin_model())
+    if synthetic:
+        return SyntheticCheckpoint(synthetic)
+    return bitnet.formats.open(builtin_model() if model is None else hub.locate(model))
 
 
 class StatusLine:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -16,7 +17,10 @@ import typer
 from bitnet.cli.failures import forget_output
 
 Model = Annotated[
-    Path | None, typer.Option("--model", "-m", help="GGUF file or Hugging Face folder; absent: the built-in model.")
+    Path | None,
+    typer.Option(
+        "--model", "-m", help="GGUF file, Hugging Face folder, or a name: org/name:QUANT; absent: the built-in model."
+    ),
 ]
 Threads = Annotated[int, typer.Option("--threads", "-t", min=0, max=1024, help="Processors to use; 0: all allowed.")]
 CtxSize = Annotated[int, typer.Option("--ctx-size", "-c", min=0, help="Tokens of context; 0: the model's own.")]
@@ -40,6 +44,7 @@ Profile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", envvar="BITNET_JSON", help="Print JSON.")]
 Stats = Annotated[bool, typer.Option("--stats/--no-stats", help="Print the statistics line on stderr.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use what is in the cache; fetch nothing.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Draft = Annotated[
     str | None,
@@ -70,16 +75,19 @@ NOT_HERE = ("logprobs",)  # fields that only the library and the server use
 
 
 def complete(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` as typer wants it: the sampling options in place of `**sampling`, and --debug."""
+    """`command` as typer wants it: the sampling options in place of `**sampling`, --offline and --debug."""
     signature = inspect.signature(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         wanted = sampling_options() if parameter.kind is inspect.Parameter.VAR_KEYWORD else [parameter]
         parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in wanted]
     # main() looks for --debug itself, as it must know of it even where the arguments cannot be parsed.
-    parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
+    for name, annotation in (("offline", Offline), ("debug", Debug)):
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation))
 
-    def call(debug: bool, **values: Any) -> None:
+    def call(offline: bool, debug: bool, **values: Any) -> None:
+        if offline:
+            os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported
         try:
             command(**values)
         except BrokenPipeError:
