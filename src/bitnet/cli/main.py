@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("bitnet.cli.run", "Write on after a prompt."),
     "chat": ("bitnet.cli.chat", "Talk with a model."),
     "embed": ("bitnet.cli.embed", "Turn texts into vectors."),
+    "convert": ("bitnet.cli.convert", "Write a model as another file: GGUF or packed safetensors."),
     "inspect": ("bitnet.cli.inspect", "Show what a model file holds."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
