@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet.quant.stored import StoredTensor
-from bitnet.quant.tensor import Tensor
+from bitnet.quant.tensor import Tensor, rows_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,14 @@ class Checkpoint(ABC):
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """Decode one tensor. Ternary types come back as codes and scales, the others in their stored precision."""
+
+    def row_step(self, name: str) -> int:
+        """How many rows of the matrix `name` can be read alone, from every multiple of this number on."""
+        return self.tensors()[name].shape[0]
+
+    def read_rows(self, name: str, rows: slice) -> Tensor:
+        """Some rows of a matrix as `read` decodes them; only these are read where they are whole steps."""
+        return rows_of(self.read(name), rows)
 
     def stored(self, name: str) -> StoredTensor | None:
         """Where the matrix `name` lies, unread and unchecked; None where only `read` knows what to make of it."""

@@ -57,6 +57,8 @@ def encode_blocks(tensor: Tensor, dtype: str) -> Bytes:
     """The values as `dtype`, "Q4_K" or "Q6_K"; those that are in it already are not touched."""
     if isinstance(tensor, DenseTensor) and tensor.dtype == dtype:
         return _bytes(tensor.data)
+    if dtype not in block_encoders.ENCODERS:
+        raise ParameterError(f"{dtype} is only passed on; this tensor is {_dtype(tensor)}.", "Choose Q4_K, Q6_K or F16.")
     kind = BLOCKS[dtype]
     data = np.empty(prod(tensor.shape) // kind.weights * kind.nbytes, np.uint8)
     into = data.reshape(prod(tensor.shape[:-1]), -1)
@@ -88,6 +90,10 @@ def _quantize_q8_0(values: Floats) -> tuple[NDArray[np.float16], NDArray[np.int8
         raise ParameterError("Q8_0 cannot store values that are not finite or beyond 127 * 65504.")
     scaled = values * inverse
     return half, np.trunc(scaled + np.copysign(np.float32(0.5), scaled)).astype(np.int8)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return tensor.dtype if isinstance(tensor, DenseTensor) else "ternary"
 
 
 def _float_rows(tensor: Tensor) -> Iterator[tuple[slice, Floats]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
@@ -64,19 +65,44 @@ class GGUFCheckpoint(Checkpoint):
         return MappingProxyType(self._tensors)
 
     def read(self, name: str) -> Tensor:
+        info, start = self._readable(name), self._placed[name].start
+        return self._decoded(info, info.shape, self._source.view(start, info.nbytes + BY_NAME[info.dtype].behind))
+
+    def row_step(self, name: str) -> int:
+        info = self._readable(name)
+        return BY_NAME[info.dtype].row_step(info.shape)
+
+    def read_rows(self, name: str, rows: slice) -> Tensor:
+        info, kind = self._readable(name), BY_NAME[self._tensors[name].dtype]
+        first, last, _ = rows.indices(info.shape[0])
+        if len(info.shape) != 2 or any(row % kind.row_step(info.shape) for row in (first, last) if row < info.shape[0]):
+            return super().read_rows(name, rows)
+        shape, trailer = (last - first, info.shape[1]), kind.trailer + kind.behind
+        before = kind.size((first, info.shape[1])) - kind.trailer
+        start = self._placed[name].start
+        data = self._source.view(start + before, kind.size(shape) - kind.trailer)
+        if trailer:
+            end = self._source.read(start + info.nbytes - kind.trailer, trailer)
+            data = np.concatenate([data, end])
+        return self._decoded(info, shape, data)
+
+    def _readable(self, name: str) -> TensorInfo:
+        """What is known of a tensor that exists and has a type that is decoded."""
         if name not in self._placed:
             raise ShapeError(f"{self.path} has no tensor {name}.")
-        info, start = self._placed[name].info, self._placed[name].start
+        info = self._tensors[name]
         if info.dtype not in READABLE:
             raise UnsupportedError(
                 f"{self.path}: {name} is {info.dtype}; supported are {', '.join(READABLE)}.",
                 "Convert the model again with one of these types.",
             )
-        data = self._source.view(start, info.nbytes + BY_NAME[info.dtype].behind)
+        return info
+
+    def _decoded(self, info: TensorInfo, shape: tuple[int, ...], data: NDArray[np.uint8]) -> Tensor:
         try:
-            return decode(data, info.shape, info.dtype)
+            return decode(data, shape, info.dtype)
         except (FormatError, UnsupportedError) as error:
-            raise type(error)(f"{self.path}: {name} {error.message}", error.hint) from error
+            raise type(error)(f"{self.path}: {info.name} {error.message}", error.hint) from error
 
     def stored(self, name: str) -> StoredTensor | None:
         info, start = self._placed[name].info, self._placed[name].start

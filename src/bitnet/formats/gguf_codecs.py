@@ -100,6 +100,14 @@ def _decode_ternary(data: Bytes, shape: tuple[int, int], dtype: str) -> tuple[Co
     return codes, _fold_scales(scales, codes)
 
 
+def _what_holds(tensor: TernaryTensor) -> str:
+    """The types that store the scales of this tensor, for a refusal by another one."""
+    group, rows = tensor.group or tensor.shape[1], tensor.scales.ndim == 1
+    names = [name for name in _SCALED_BLOCKS if name != "Q1_0" and group % BY_NAME[name].block == 0]
+    names += [name for name in _SCALED_ROWS if rows and BY_NAME[name].divides(tensor.shape)]
+    return f"Its scales fit into {', '.join(names) or 'no ternary type'}, or the weights into F16 or F32."
+
+
 # I2_S: all codes, then one float32 scale and 28 bytes of padding.
 
 
@@ -118,7 +126,7 @@ def _one_scale(data: Bytes) -> Floats:
 def _encode_i2_s(tensor: TernaryTensor) -> Bytes:
     if tensor.scales.shape != ():
         raise ParameterError(
-            f"I2_S has one scale per tensor; this one has scales {tensor.scales.shape}.", "Choose TQ2_0, TQ1_0 or F16."
+            f"I2_S has one scale per tensor; this one has scales {tensor.scales.shape}.", _what_holds(tensor)
         )
     trailer = np.zeros(8, "<f4")
     trailer[0] = tensor.scales
@@ -153,7 +161,9 @@ def _block_scales(tensor: TernaryTensor, dtype: str) -> Floats:
     if tensor.scales.ndim < 2:
         return np.broadcast_to(tensor.scales.reshape(-1, 1), (n, k // size))
     if tensor.group % size:
-        raise ParameterError(f"{dtype} has a scale per {size} weights; this tensor has one per {tensor.group}.")
+        raise ParameterError(
+            f"{dtype} has a scale per {size} weights; this tensor has one per {tensor.group}.", _what_holds(tensor)
+        )
     return np.repeat(tensor.scales, tensor.group // size, axis=1)
 
 
@@ -178,7 +188,9 @@ def _decode_rows(data: Bytes, shape: tuple[int, int], dtype: str) -> tuple[Codes
 
 def _encode_rows(tensor: TernaryTensor, dtype: str) -> Bytes:
     if tensor.group:
-        raise ParameterError(f"{dtype} has a scale per row; this tensor has one per {tensor.group} weights.")
+        raise ParameterError(
+            f"{dtype} has a scale per row; this tensor has one per {tensor.group} weights.", _what_holds(tensor)
+        )
     n, k = tensor.shape
     rows = np.empty(n, _row(dtype, k))
     rows["codes"] = _SCALED_ROWS[dtype][1](tensor.codes).reshape(n, -1)

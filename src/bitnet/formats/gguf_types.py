@@ -7,7 +7,7 @@ and TL2; ik_llama.cpp for IQ1_BN, IQ2_BN and IQ2_BN_R4; PrismML's llama.cpp for 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 
 from bitnet.formats import tile_codes
 
@@ -43,6 +43,10 @@ class GGUFType:
         """Bytes of a tensor of this shape, without padding."""
         return prod(shape) // self.block * self.nbytes + prod(shape[:-1]) * self.row_header + self.trailer
 
+    def row_step(self, shape: tuple[int, ...]) -> int:
+        """Rows of a matrix of this shape whose bytes stand alone, but for the trailer."""
+        return min(self.block // gcd(shape[-1], self.block) if self.flat else self.rows, shape[0])
+
     @property
     def behind(self) -> int:
         """Bytes after the tensor's size that belong to it, although the file may list them as another tensor."""
@@ -66,6 +70,9 @@ class TiledType(GGUFType):
 
     def size(self, shape: tuple[int, ...]) -> int:
         return tile_codes.nbytes(self.name, shape)
+
+    def row_step(self, shape: tuple[int, ...]) -> int:
+        return shape[0]
 
     @property
     def behind(self) -> int:

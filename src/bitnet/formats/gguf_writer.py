@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitnet.errors import ParameterError
+from bitnet.formats.ahead import in_order
 from bitnet.formats.atomic import replacing
 from bitnet.formats.gguf_codecs import encode
 from bitnet.formats.gguf_header import ARRAY, BOOL, MAGIC, SCALARS, STRING, padded
 from bitnet.formats.gguf_types import BY_NAME, WRITABLE, GGUFType
-from bitnet.quant.tensor import Tensor
+from bitnet.quant.blocks import BLOCKS
+from bitnet.quant.tensor import Tensor, TernaryTensor
 
+Block = Callable[[], Tensor]
+Bytes = NDArray[np.uint8]
+Progress = Callable[[int, int], None]
 VERSION, ALIGNMENT = 3, 32
 _NUMPY = {np.dtype(dtype): number for number, dtype in SCALARS.items() if number != BOOL} | {np.dtype(bool): BOOL}
 _NATIVE = {bool: "?", float: "<f4"}
@@ -29,25 +36,35 @@ _NATIVE = {bool: "?", float: "<f4"}
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor to write: its name, its row-major shape, the type it is stored in, and where its values come from."""
+    """A tensor to write: its name, its row-major shape, the type it is stored in, and where its values come from.
+
+    blocks: called when the tensor's turn comes; gives a call for each block of its rows, in order. These calls are made
+    by several threads, a few blocks ahead of what is written.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    load: Callable[[], Tensor]
+    blocks: Callable[[], Iterable[Block]]
 
     @classmethod
     def of(cls, name: str, tensor: Tensor, dtype: str) -> TensorSpec:
         """For a tensor that is in memory already."""
-        return cls(name, tensor.shape, dtype, lambda: tensor)
+        return cls(name, tensor.shape, dtype, lambda: [lambda: tensor])
 
 
-def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], tensors: Iterable[TensorSpec]) -> None:
+def write_gguf(
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any],
+    tensors: Iterable[TensorSpec],
+    progress: Progress = lambda done, total: None,
+) -> None:
     """Write the model file `path`, whole or not at all.
 
     metadata: a value gets the type llama.cpp reads: a bool; an int as uint32 (int32 where negative, 64 bits where it
     is too large); a float as float32; a str; a flat list of one of these (ints as int32). A NumPy scalar or array says
     its own type: `np.int32(5)`, `np.arange(3, dtype=np.uint64)`. `general.alignment` is always 32.
+    progress: called with the bytes written and the bytes in all.
 
     Raises ParameterError where a value or a tensor does not fit its type, ResourceError where the disk is full.
     """
@@ -57,13 +74,17 @@ def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], tensor
     header = _header({**metadata, "general.alignment": ALIGNMENT}, specs, types, sizes)
     total = len(header) + sum(padded(size, ALIGNMENT) for size in sizes)
     with replacing(Path(path), total) as file:
-        file.write(header)
-        for spec, size in zip(specs, sizes, strict=True):
-            _write_tensor(file, spec, size)
+        done = file.write(header)
+        for spec, kind, size in zip(specs, types, sizes, strict=True):
+            for data in _encoded(spec, kind):
+                progress(done, total)
+                done += file.write(data.data)
+            done += file.write(bytes(padded(size, ALIGNMENT) - size))
+    progress(total, total)
 
 
 def _type(spec: TensorSpec) -> GGUFType:
-    if spec.dtype not in WRITABLE:
+    if spec.dtype not in BY_NAME or (spec.dtype not in WRITABLE and spec.dtype not in BLOCKS):
         raise ParameterError(f"{spec.name}: the tensor type {spec.dtype} cannot be written; use {', '.join(WRITABLE)}.")
     kind = BY_NAME[spec.dtype]
     if not 1 <= len(spec.shape) <= 4 or min(spec.shape) < 1 or not kind.divides(spec.shape):
@@ -74,16 +95,32 @@ def _type(spec: TensorSpec) -> GGUFType:
     return kind
 
 
-def _write_tensor(file: BinaryIO, spec: TensorSpec, size: int) -> None:
-    tensor = spec.load()
-    if tensor.shape != spec.shape:
-        raise ParameterError(f"{spec.name} is {tensor.shape}; it was announced as {spec.shape}.")
+def _encoded(spec: TensorSpec, kind: GGUFType) -> Iterator[Bytes]:
+    """The bytes of the tensor, block after block, and then what stands behind all rows: the one scale of I2_S."""
+    rows, trailer = 0, b""
+    for shape, data, scaled in in_order(partial(_encode, spec, block) for block in spec.blocks()):
+        rows += shape[0]
+        if shape[1:] != spec.shape[1:]:
+            raise ParameterError(f"{spec.name} is {shape}; it was announced as {spec.shape}.")
+        codes, end = data[: data.size - kind.trailer], data[data.size - kind.trailer :].tobytes()
+        if scaled and trailer and end != trailer:
+            raise ParameterError(f"{spec.name}: {kind.name} has one scale per tensor; the rows of this one differ.")
+        trailer = end if scaled or not trailer else trailer
+        yield codes
+    if rows != spec.shape[0]:
+        raise ParameterError(f"{spec.name} is {(rows, *spec.shape[1:])}; it was announced as {spec.shape}.")
+    if trailer:
+        yield np.frombuffer(trailer, np.uint8)
+
+
+def _encode(spec: TensorSpec, block: Block) -> tuple[tuple[int, ...], Bytes, bool]:
+    """Shape and bytes of a block, and whether its scale matters: that of rows without weights does not."""
+    tensor = block()
     try:
         data = encode(tensor, spec.dtype)
     except ParameterError as error:
         raise ParameterError(f"{spec.name}: {error.message}", error.hint) from error
-    file.write(data.data)
-    file.write(bytes(padded(size, ALIGNMENT) - size))
+    return tensor.shape, data, not isinstance(tensor, TernaryTensor) or bool(tensor.codes.any())
 
 
 def _header(metadata: Mapping[str, Any], specs: list[TensorSpec], types: list[GGUFType], sizes: list[int]) -> bytes:

@@ -84,6 +84,36 @@ class HuggingFaceCheckpoint(Checkpoint):
         except FormatError as error:
             raise FormatError(f"{file.path}: {name} {error.message}", error.hint) from error
 
+    def row_step(self, name: str) -> int:
+        return 1
+
+    def read_rows(self, name: str, rows: slice) -> Tensor:
+        info, file = self._tensors[name], self._home[name]
+        if len(info.shape) != 2:
+            return super().read_rows(name, rows)
+        first, last, _ = rows.indices(info.shape[0])
+        dtype = file.entries[name].dtype
+        if not self._has_scale(name):
+            return DenseTensor(file.read_rows(name, first, last), dtype)
+        scale = self._weight_scale(name + _SCALE)
+        try:
+            if dtype == "U8":
+                return TernaryTensor(self._packed_rows(name, first, last), scale)
+            return TernaryTensor(_codes(DenseTensor(file.read_rows(name, first, last), dtype)), scale)
+        except FormatError as error:
+            raise FormatError(f"{file.path}: {name} {error.message}", error.hint) from error
+
+    def _packed_rows(self, name: str, first: int, last: int) -> NDArray[np.int8]:
+        """Row r + i n / 4 is in the bits 2i, 2i + 1 of the bytes of row r."""
+        file, parts = self._home[name], []
+        quarter = file.entries[name].shape[0]
+        while first < last:
+            i, row = divmod(first, quarter)
+            count = min(last - first, quarter - row)
+            parts.append(trits.unpack_quarter(file.read_rows(name, row, row + count), i))
+            first += count
+        return np.concatenate(parts)
+
     def stored(self, name: str) -> StoredTensor | None:
         info, file = self._tensors[name], self._home[name]
         if len(info.shape) != 2:

@@ -51,6 +51,15 @@ class SafetensorsFile:
             raise UnsupportedError(f"{self.path}: {name} is {entry.dtype}; supported are {', '.join(DTYPES)}.")
         return self._source.view(entry.start, entry.nbytes).view(DTYPES[entry.dtype]).reshape(entry.shape)
 
+    def read_rows(self, name: str, first: int, last: int) -> NDArray[Any]:
+        """Rows `first` to `last` (not included) of a matrix."""
+        entry = self.entries[name]
+        if entry.dtype not in DTYPES:
+            raise UnsupportedError(f"{self.path}: {name} is {entry.dtype}; supported are {', '.join(DTYPES)}.")
+        row = entry.shape[1] * SIZES[entry.dtype]
+        data = self._source.view(entry.start + first * row, (last - first) * row)
+        return data.view(DTYPES[entry.dtype]).reshape(last - first, entry.shape[1])
+
     def fileno(self) -> int:
         return self._source.fileno()
 

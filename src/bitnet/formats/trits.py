@@ -66,6 +66,14 @@ def unpack_rows(data: Bytes) -> Codes:
     return codes.reshape(4 * quarter, k)
 
 
+def unpack_quarter(data: Bytes, i: int) -> Codes:
+    """Some rows of bytes (m, k) as the codes (m, k) in their bits 2i, 2i + 1: see unpack_rows."""
+    _refuse_three(data)
+    codes = (data >> np.uint8(2 * i) & np.uint8(3)).view(np.int8)
+    codes -= 1
+    return codes
+
+
 def pack_rows(codes: Codes) -> Bytes:
     """The inverse of unpack_rows; n must be a multiple of 4."""
     n, k = codes.shape

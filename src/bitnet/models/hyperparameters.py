@@ -39,6 +39,10 @@ UNKNOWN_SWITCHES = (  # entries of config.json that change what is computed
     "use_bidirectional_attention",
     "use_sliding_window",
 )
+# Entries of GGUF files that only this program writes, where the others' say too little: the epsilon of the norms before
+# projections where it is another than the model's, and our names of the projections that are float beside ternary ones.
+INPUT_NORM_EPS = "attention.input_norm_rms_epsilon"
+KEPT = "bitnet.modules_to_not_convert"
 GGUF_ACTIVATIONS = {"bitnet-b1.58": "relu2", "bitnet-25": "relu2", "gemma3": "gelu"}  # the others: silu
 
 
@@ -103,22 +107,36 @@ def from_gguf(checkpoint: Checkpoint) -> Config:
         # llama.cpp's converter permutes q and k of this architecture, so that pairs lie side by side.
         rope_style="interleaved" if arch == "llama" else "neox",
         rope_factors=factors,
-        input_norm_eps=eps if "blk.0.attn_q_norm_in.weight" in tensors else None,
+        input_norm_eps=get.number(INPUT_NORM_EPS, eps) if any(n.endswith("_norm_in.weight") for n in tensors) else None,
         **(gemma3_gguf(get) if arch == "gemma3" else {}),
     )
 
 
 def gemma3_gguf(get: Reader) -> dict[str, Any]:
-    """Gemma's window and scale. Every sixth layer looks at everything; the file does not say so (nor does llama.cpp's
-    converter write the base of the other layers' frequencies, unless it is a newer one)."""
+    """Gemma's window and scale. Every sixth layer looks at everything, where the file says nothing else (and llama.cpp's
+    converter, unless it is a newer one, does not write the base of the other layers' frequencies)."""
     window, layers = get.integer("attention.sliding_window", 0), get.size("num_hidden_layers", "block_count")
     if not 0 <= window <= LIMITS["max_position_embeddings"]:
         raise FormatError(f"{get.path}: {get.prefix}attention.sliding_window is {window}; expected 0 or more.")
+    full = gemma3_layer_types(layers)
+    pattern = get.values.get(f"{get.prefix}attention.sliding_window_pattern")
+    if isinstance(pattern, list):
+        if len(pattern) != layers or not all(isinstance(each, bool) for each in pattern):
+            raise FormatError(f"{get.path}: sliding_window_pattern is {pattern!r:.100}; expected {layers} booleans.")
+        full = [not each for each in pattern]
+    elif pattern is not None:
+        period = get.integer("attention.sliding_window_pattern")
+        full = gemma3_layer_types(layers, period) if period > 0 else [False] * layers
     return {
-        "windows": tuple(0 if layer % 6 == 5 else window for layer in range(layers)) if window else (),
+        "windows": tuple(0 if whole else window for whole in full) if window else (),
         "local_rope_theta": get.number("rope.freq_base_swa", 10000.0),
         "query_pre_attn_scalar": get.number("query_pre_attn_scalar", 0.0),
     }
+
+
+def gemma3_layer_types(layers: int, period: int = 6) -> list[bool]:
+    """For each layer whether it looks at everything."""
+    return [layer % period == period - 1 for layer in range(layers)]
 
 
 def from_hf(checkpoint: Checkpoint) -> Config:
@@ -203,7 +221,8 @@ def rope_factors(rope: Reader, theta: float, head_dim: int, context: int) -> tup
     ):  # read_config refuses what comes of absurd numbers
         wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
         smooth = np.clip((trained / wavelengths - low) / np.float64(high - low), 0, 1)
-        return tuple(float(f) for f in 1 / ((1 - smooth) / np.float64(factor) + smooth))
+        # As float32, which is how GGUF files hold them: both kinds of file are then the same model to the bit.
+        return tuple((1 / ((1 - smooth) / np.float64(factor) + smooth)).astype(np.float32).tolist())
 
 
 class Reader:

@@ -14,7 +14,7 @@ from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.formats.gguf_types import TERNARY
 from bitnet.models.decoder import Config, Decoder, Shapes
-from bitnet.models.hyperparameters import read_config
+from bitnet.models.hyperparameters import KEPT, read_config
 from bitnet.models.memory import check_memory, fits, resident_bytes, room_beside, screen_bytes
 from bitnet.models.names import IGNORED, spellings
 from bitnet.models.rotation import Rotation, read_rotations
@@ -158,7 +158,9 @@ def ternary_names(checkpoint: Checkpoint, found: Mapping[str, str]) -> set[str]:
 
 
 def kept_names(checkpoint: Checkpoint) -> list[str]:
-    """What Hugging Face's configuration names as left in float, as parts of modules' names."""
+    """What the file names as left in float, as parts of modules' names."""
+    if checkpoint.kind == "gguf":
+        return strings(checkpoint, checkpoint.metadata, KEPT)
     return strings(checkpoint, checkpoint.metadata.get("quantization_config") or {}, "modules_to_not_convert")
 
 

@@ -19,16 +19,18 @@ NAMES = {"lasttoken": "last", "mean": "mean", "cls": "cls"}
 
 def read_pooling(checkpoint: Checkpoint) -> str:
     """One of POOLINGS; "last" where the files say nothing, for only the last token has seen all others."""
+    name = said_pooling(checkpoint)
+    return "last" if name == "none" else name
+
+
+def said_pooling(checkpoint: Checkpoint) -> str:
+    """What the files say; "none" where they do not."""
     if checkpoint.kind == "gguf":
         found = checkpoint.metadata.get(f"{checkpoint.architecture}.pooling_type", 0)
         if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < len(GGUF_TYPES):
             raise FormatError(f"{checkpoint.path}: pooling_type is {found!r:.100}; expected 0 to 4.")
-        name = GGUF_TYPES[found]
-    else:
-        name = read_folder(checkpoint)
-    if name == "none":
-        return "last"
-    return name
+        return GGUF_TYPES[found]
+    return read_folder(checkpoint)
 
 
 def read_folder(checkpoint: Checkpoint) -> str:

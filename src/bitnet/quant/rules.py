@@ -15,9 +15,32 @@ SMALLEST = np.float32(1e-5)  # keeps an all-zero row or matrix from dividing by 
 
 def ternarize(weight: NDArray[np.float32]) -> TernaryTensor:
     """Round a float matrix (n, k) to one scale times {-1, 0, 1}: alpha = mean|W|, code = clip(round(W / alpha))."""
-    scale = np.maximum(np.abs(weight).mean(dtype=np.float64).astype(np.float32), SMALLEST)
-    codes = np.clip(np.rint(weight / scale), -1, 1).astype(np.int8)
-    return TernaryTensor(codes, np.asarray(scale, np.float32))
+    scale = absmean(row_sums(weight), weight.shape[1])
+    return TernaryTensor(ternary_codes(weight, scale), scale)
+
+
+def row_sums(weight: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The sum of |w| of each row, the same bits whether the rows come together or in parts."""
+    return np.array([np.add.reduce(np.abs(row), dtype=np.float64) for row in weight], np.float64)
+
+
+def absmean(sums: NDArray[np.float64], columns: int) -> NDArray[np.float32]:
+    """The scale of a matrix whose row_sums these are, shape ()."""
+    mean = np.float32(sums.sum() / (sums.size * columns)) if sums.size else np.float32(0)
+    return np.asarray(np.maximum(mean, SMALLEST), np.float32)
+
+
+def ternary_codes(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
+    """clip(round(weight / scale), -1, 1) without dividing.
+
+    The quotient rounds to 1 where it is above 1/2, for ties go to even. And it is above 1/2 as a float32 where weight is
+    above scale / 2, which is exact: the next float32 above that is at least 2^-25 of the scale larger, half a unit of the
+    quotient's last place.
+    """
+    half = np.float32(0.5) * scale
+    codes = (weight > half).view(np.int8)
+    codes -= (weight < -half).view(np.int8)
+    return codes
 
 
 def exact_ternary(weight: NDArray[np.float32]) -> TernaryTensor | None:

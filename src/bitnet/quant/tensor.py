@@ -95,3 +95,11 @@ class DenseTensor:
 
 
 Tensor = TernaryTensor | DenseTensor
+
+
+def rows_of(tensor: Tensor, rows: slice) -> Tensor:
+    """Some rows of a matrix, or some elements of a vector, as a tensor of the same kind; no values are copied."""
+    if isinstance(tensor, TernaryTensor):
+        scales = tensor.scales[rows] if tensor.scales.ndim else tensor.scales
+        return TernaryTensor(tensor.codes[rows], scales, tensor.weight_only)
+    return DenseTensor(tensor.data[rows], tensor.dtype, None if tensor.scales is None else tensor.scales[rows])

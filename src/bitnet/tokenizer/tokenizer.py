@@ -12,6 +12,7 @@ from bitnet.tokenizer import byte_level
 from bitnet.tokenizer.gguf import read_gguf, write_gguf
 from bitnet.tokenizer.huggingface import read_folder
 from bitnet.tokenizer.library import Encoder, Splitter
+from bitnet.tokenizer.tokenizer_json import write_folder
 from bitnet.tokenizer.vocabulary import CONTROL, SPACE, TokenType, Vocabulary, byte_value
 
 
@@ -57,6 +58,10 @@ class Tokenizer:
     def to_gguf(self, vocab_size: int | None = None) -> dict[str, Any]:
         """The `tokenizer.*` pairs from which llama.cpp and `from_gguf` read the same tokenizer."""
         return write_gguf(self.vocabulary, vocab_size)
+
+    def to_folder(self) -> dict[str, Any]:
+        """The JSON files, by name, from which transformers and `from_folder` read the same tokenizer."""
+        return write_folder(self.vocabulary)
 
     @property
     def control_tokens(self) -> Mapping[str, int]:
