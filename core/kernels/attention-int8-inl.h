@@ -117,15 +117,25 @@ void score_int8(const AttentionTask& task, const CodedRows& q, int64_t pages) {
   }
 }
 
-// The weights of a row, exp(score - max), times the scales of their values, as codes. Beyond its count they are zeros.
+// `v` with zeros in its first n lanes.
+BITNET_INLINE F32x16 without_first(F32x16 v, int64_t n) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int64_t i = 0; i < n && i < kLanes; ++i) lanes[i] = 0;
+  return load(lanes);
+}
+
+// The weights of a row, exp(score - max), times the scales of their values, as codes. Before its window and beyond its
+// count they are zeros, whatever is stored there.
 BITNET_INLINE void encode_weights(const AttentionTask& task, const uint8_t* const* values, int64_t pages,
                                   const CodedRows& to, int64_t r) {
   float* weights = task.scores + r * kSegmentPositions;
-  const int64_t count = task.counts[r], used = cells(count);
+  const int64_t start = task.starts ? task.starts[r] : 0, count = task.counts[r], used = cells(count);
   F32x16 most = fill(0.0f);
   const auto weigh = [&](int64_t i, F32x16 e) __attribute__((always_inline)) {
     const float* scales = scales_of(values[i / kPagePositions], task.head_dim);
-    const F32x16 w = e * (count - i < kLanes ? load_part(scales, count - i) : load(scales));
+    F32x16 w = e * (count - i < kLanes ? load_part(scales, count - i) : load(scales));
+    if (i < start) w = without_first(w, start - i);
     most = larger(w, most);
     return w;
   };

@@ -28,7 +28,15 @@ def cpu(request: pytest.FixtureRequest) -> Any:
 
 
 def attend(
-    ops: Ops, q: Any, k: Any, v: Any, head_dim: int, kv_heads: int, chunk: int = 1 << 20, table: Any = None
+    ops: Ops,
+    q: Any,
+    k: Any,
+    v: Any,
+    head_dim: int,
+    kv_heads: int,
+    chunk: int = 1 << 20,
+    table: Any = None,
+    window: int = 0,
 ) -> tuple[Any, Any]:
     """One sequence in chunks through layer 1 of a new cache: results (T, H * D), and the cache."""
     blocks = -(-len(q) // BLOCK_SIZE)
@@ -37,7 +45,7 @@ def attend(
     for at in range(0, len(q), chunk):
         rows = np.arange(at, min(at + chunk, len(q)), dtype=np.int32)
         step = Step(rows, rows, np.array([0, len(rows)], np.int32), rows[:0], table[None])
-        out.append(ops.attention(*(x[rows].copy() for x in (q, k, v)), cache, 1, step, head_dim))
+        out.append(ops.attention(*(x[rows].copy() for x in (q, k, v)), cache, 1, step, head_dim, window))
     return np.concatenate(out), cache
 
 
@@ -115,6 +123,16 @@ def test_a_position_that_is_not_finite_makes_those_that_attend_it_not_a_number(
     for ops in (cpu, REFERENCE):
         found = np.isnan(attend(ops, q, k, v, 20, 2)[0]).reshape(300, 2, 20)
         assert found[270:, 0].all() and not found[:270].any() and not found[:, 1].any()
+
+
+def test_what_lies_before_the_window_does_not_matter(cpu: Ops) -> None:
+    q, k, v = (np.random.default_rng(i).standard_normal((80, 16)).astype(np.float32) for i in range(3))
+    want = attend(cpu, q, k, v, 16, 1, window=20)[0]
+    k[3], v[21] = np.nan, np.inf
+    found = attend(cpu, q, k, v, 16, 1, window=20)[0]
+    seen = [*range(3, 23), *range(21, 41)]  # by rows whose window holds one of the two
+    assert np.isnan(found[seen]).all()
+    np.testing.assert_array_equal(np.delete(found, seen, 0), np.delete(want, seen, 0))
 
 
 def test_a_query_that_is_not_finite_harms_itself_alone(cpu: Ops) -> None:
