@@ -217,7 +217,8 @@ void rows() {
 }
 
 // A sequence of 300 tokens in chunks, its blocks in no order.
-void attention_of(KVType type, int64_t heads, int64_t kv_heads, int64_t head_dim, const std::vector<int>& chunks) {
+void attention_of(KVType type, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
+                  const std::vector<int>& chunks) {
   state = 7;  // chunks must not matter
   const Floats q = floats(300 * heads * head_dim, 1), k = floats(300 * kv_heads * head_dim, 1),
                v = floats(300 * kv_heads * head_dim, 1);
@@ -231,21 +232,23 @@ void attention_of(KVType type, int64_t heads, int64_t kv_heads, int64_t head_dim
     const int32_t starts[] = {0, count};
     const Batch batch{positions.data() + first, starts, 1, {table.data(), 1, 20}};
     attention({q.data() + first * heads * head_dim, count, heads * head_dim}, k.data() + first * kv_heads * head_dim,
-              v.data() + first * kv_heads * head_dim, cache, 1, batch, 0.125f, y.data() + first * heads * head_dim);
+              v.data() + first * kv_heads * head_dim, cache, 1, batch, 0.125f, window,
+              y.data() + first * heads * head_dim);
     first += count;
   }
   print("attention " + std::to_string(static_cast<int>(type)) + " " + std::to_string(heads) + "/" +
-            std::to_string(kv_heads) + " of " + std::to_string(head_dim),
+            std::to_string(kv_heads) + " of " + std::to_string(head_dim) + " within " + std::to_string(window),
         y);
 }
 
 void attentions() {
   for (const KVType type : {KVType::F32, KVType::F16, KVType::I8})
-    for (const auto& chunks : {std::vector<int>{300}, std::vector<int>{1, 260, 3, 36}}) {
-      attention_of(type, 8, 2, 64, chunks);
-      attention_of(type, 3, 3, 40, chunks);
-      attention_of(type, 5, 1, 7, chunks);
-    }
+    for (const int64_t window : {0, 100})
+      for (const auto& chunks : {std::vector<int>{300}, std::vector<int>{1, 260, 3, 36}}) {
+        attention_of(type, 8, 2, 64, window, chunks);
+        attention_of(type, 3, 3, 40, window, chunks);
+        attention_of(type, 5, 1, 7, window, chunks);
+      }
 }
 
 }  // namespace
