@@ -20,6 +20,8 @@ COMMANDS = {
     "chat": ("bitnet.cli.chat", "Talk with a model."),
     "embed": ("bitnet.cli.embed", "Turn texts into vectors."),
     "inspect": ("bitnet.cli.inspect", "Show what a model file holds."),
+    "perplexity": ("bitnet.cli.perplexity", "Measure how well a model predicts a text."),
+    "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
     "doctor": ("bitnet.cli.doctor", "Say what this machine is and whether the kernels are right."),

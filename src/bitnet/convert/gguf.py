@@ -21,10 +21,10 @@ from bitnet.models.names import spellings
 from bitnet.quant.tensor import Array, DenseTensor, Tensor, TernaryTensor
 from bitnet.tokenizer import Tokenizer
 
-Weights = Literal["tq2_0", "tq1_0", "i2_s"]
+Weights = Literal["tq2_0", "tq1_0", "i2_s", "q2_0", "pq2_0", "ptq1_0", "iq2_bn", "iq1_bn"]
 Embeddings = Literal["f16", "bf16", "f32", "q8_0", "q6_k", "q4_k"]
 # `general.file_type`, as llama.h numbers them; 40 is bitnet.cpp's.
-FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "I2_S": 40}
+FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32, "TQ1_0": 36, "TQ2_0": 37, "I2_S": 40, "Q2_0": 41}
 # The first of each row is what `architecture=None` means. llama.cpp knows "bitnet" and gates it with SiLU;
 # the others are bitnet.cpp's names for ReLU squared.
 ARCHITECTURES = {
@@ -148,7 +148,7 @@ def general(checkpoint: Checkpoint, architecture: str, dtype: str) -> dict[str, 
         "general.architecture": architecture,
         "general.name": path.stem if path.suffix == ".gguf" else path.name,
         **{key: value for key, value in said.items() if key != "general.architecture"},
-        "general.file_type": FILE_TYPES[dtype],
+        **({"general.file_type": FILE_TYPES[dtype]} if dtype in FILE_TYPES else {}),
         "general.quantization_version": 2,
     }
 
