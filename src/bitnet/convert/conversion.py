@@ -84,5 +84,7 @@ def check_target(source: Path, target: Path, to: str, force: bool) -> None:
         raise ParameterError(f"{target} exists.", "Name another one, or replace it with --force.")
     if to == "gguf" and not target.is_file():
         raise ParameterError(f"{target} is a directory; a GGUF file cannot take its place.")
-    if to == "safetensors" and not (target.is_dir() and ((target / "config.json").exists() or not any(target.iterdir()))):
+    if to == "safetensors" and not (
+        target.is_dir() and ((target / "config.json").exists() or not any(target.iterdir()))
+    ):
         raise ParameterError(f"{target} is no model folder; --force replaces only those.", "Name another folder.")
