@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ BOUND = 1e-3  # nats of KL divergence; rounding noise of float32 sums alone stay
 GREEDY = 32  # tokens written after each prompt
 TEXTS = (
     "", " ", "  two  spaces ", "\n\n\t\r\n", "Hello, world!", "don't they'll I'VE", "1234567890 3.14159 1,000,000",
-    "The quick brown fox jumps over another lazy dog, and then returns in winter.", "Größe naïveté Žižek", "Привет, мир", "你好，世界。", "こんにちは", "مرحبا", "नमस्ते", "สวัสดี", "👩‍👩‍👧‍👦 🇩🇪 🏳️‍🌈", "e\u0301 é ﬁ",
+    "The quick brown fox jumps over another lazy dog, and then returns in winter.",
+    "Größe naïveté Žižek", "Привет, мир", "你好，世界。", "こんにちは", "مرحبا", "नमस्ते", "สวัสดี",
+    "👩‍👩‍👧‍👦 🇩🇪 🏳️‍🌈", "e\u0301 é ﬁ",
     "\u200b\u00a0\ufeff", "\x00\x01\x7f", "def f(x):\n    return x ** 2\n", "<s></s><|eot_id|><|im_end|>[PAD0]<0x0A>",
     "a" * 300, "▁▁ ▁a", "https://example.org/?q=1&r=%20#top", "{\"a\": [1, 2, {\"b\": null}]}", "ÀÉÎ" * 40,
 )  # fmt: skip
@@ -49,8 +52,8 @@ class Verification:
     written: int
 
     def passed(self, lossless: bool) -> bool:
-        """Whether this is what was to be expected: the same tokens of texts, and the same model where nothing was lost."""
-        return not self.texts and np.isfinite(self.mean_kl) and (not lossless or self.mean_kl <= BOUND)
+        """Whether this was to be expected: the same ids of texts, and the same model where nothing was lost."""
+        return not self.texts and math.isfinite(self.mean_kl) and (not lossless or self.mean_kl <= BOUND)
 
     def markdown(self, source: Path, target: Path, notes: Sequence[str], lossless: bool) -> str:
         rows = {
