@@ -27,7 +27,8 @@ def command(
     embeddings: Annotated[str | None, typer.Option("--embeddings", help=f"Type of the embedding: {TABLE}")] = None,
     to: Annotated[str | None, typer.Option("--to", help='"gguf" or "safetensors"; absent: by the name of OUT.')] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Run both models, compare them and write OUT.verify.md; exit 1 if they differ.")
+        bool,
+        typer.Option("--verify", help="Run both models, compare them and write OUT.verify.md; exit 1 if they differ."),
     ] = False,
     backend: Backend = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.")] = False,
@@ -71,5 +72,8 @@ def compare(done: Conversion, backend: str, found: dict[str, Any]) -> tuple[bool
 def summary(done: Conversion) -> list[str]:
     types = ", ".join(f"{count} {dtype}" for dtype, count in sorted(done.types.items(), key=lambda each: -each[1]))
     rate = done.nbytes / max(done.seconds, 1e-9) / 1e6
-    lines = [f"{done.target}  {done.nbytes:,} bytes  {done.seconds:.1f} s  {rate:.0f} MB/s written", f"tensors: {types}"]
+    lines = [
+        f"{done.target}  {done.nbytes:,} bytes  {done.seconds:.1f} s  {rate:.0f} MB/s written",
+        f"tensors: {types}",
+    ]
     return lines + (list(done.notes) or ["Nothing was rounded: it is the same model."])

@@ -79,7 +79,7 @@ def rotary(config: Config) -> dict[str, Any]:
 
 
 def scaling(config: Config) -> dict[str, Any]:
-    """The rule that gives these divisors; those of llama3 are sought among the contexts that models were trained with."""
+    """The rule that gives these divisors; for llama3's, the trained context is sought among the powers of two."""
     factors = config.rope_factors or (1.0,)
     if len(set(factors)) == 1:
         return {"rope_type": "linear", "factor": factors[0]}

@@ -46,8 +46,8 @@ def convert(
     """Write the model at `source`, a GGUF file or a Hugging Face folder, as `target`.
 
     to: "gguf", or "safetensors" for a folder with packed ternary weights as transformers reads them; None goes by
-    whether `target` ends in .gguf. weights, embeddings, head: see write_checkpoint; for a folder, weights does not apply
-    and the embeddings are f32, f16 or bf16. force: replace a target that exists.
+    whether `target` ends in .gguf. weights, embeddings, head: see write_checkpoint; for a folder, weights does not
+    apply, and the embeddings are f32, f16 or bf16. force: replace a target that exists.
 
     Nothing lies under `target` before it is whole. Takes a few hundred megabytes of memory, however large the model.
     Raises ModelError, ParameterError or ResourceError.
@@ -84,5 +84,7 @@ def check_target(source: Path, target: Path, to: str, force: bool) -> None:
         raise ParameterError(f"{target} exists.", "Name another one, or replace it with --force.")
     if to == "gguf" and not target.is_file():
         raise ParameterError(f"{target} is a directory; a GGUF file cannot take its place.")
-    if to == "safetensors" and not (target.is_dir() and ((target / "config.json").exists() or not any(target.iterdir()))):
+    if to == "safetensors" and not (
+        target.is_dir() and ((target / "config.json").exists() or not any(target.iterdir()))
+    ):
         raise ParameterError(f"{target} is no model folder; --force replaces only those.", "Name another folder.")

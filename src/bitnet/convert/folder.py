@@ -96,7 +96,9 @@ def tensor_specs(source: Source, name: str, tables: Mapping[str, str], losses: L
     blocks = partial(source.blocks, name, 1, heads, apart=True)
     if name in source.ternary and name.endswith("_proj"):
         if shape[0] % 4:
-            raise UnsupportedError(f"{source.checkpoint.path}: {source.found[name]} has {shape[0]} rows; 4 share a byte.")
+            raise UnsupportedError(
+                f"{source.checkpoint.path}: {source.found[name]} has {shape[0]} rows; 4 share a byte."
+            )
         scale: list[NDArray[np.float32]] = []
         watched = losses.watch(source.found[name], source.dtype(name), "packed")
         weight = PlainSpec(
@@ -154,7 +156,9 @@ def packed(
             "Write a GGUF file of type q2_0, tq2_0 or tq1_0.",
         )
     if any(not value > 0 for value in scales):
-        raise ParameterError(f"{source.found[name]} has the scale {next(iter(scales))}; only positive ones are written.")
+        raise ParameterError(
+            f"{source.found[name]} has the scale {next(iter(scales))}; only positive ones are written."
+        )
     scale[:] = [np.asarray(next(iter(scales), 1.0), np.float32)]
     return [data.reshape(-1)]
 

@@ -86,7 +86,9 @@ def write_checkpoint(
     dtypes = {name: target_type(source, name, weights, tables) for name in source.found}
     specs = rope_specs(config)
     for name in source.found:
-        blocks = partial(target_blocks, source, name, dtypes[name], interleaved_heads(name, config, architecture), losses)
+        blocks = partial(
+            target_blocks, source, name, dtypes[name], interleaved_heads(name, config, architecture), losses
+        )
         specs.append(TensorSpec(spellings(name, "gguf")[0], source.shape(name), dtypes[name], blocks))
     metadata = {
         **general(checkpoint, architecture, dtypes["layers.0.mlp.down_proj"]),

@@ -56,7 +56,9 @@ class Losses:
         found = [f"{name} was rounded from {how}." for name, how in sorted(self.tables.items())]
         if self.scales:
             most = max(self.scales.values())
-            found.append(f"The scales of {len(self.scales)} ternary tensors were rounded to float16, by {most:.1e} at most.")
+            found.append(
+                f"The scales of {len(self.scales)} ternary tensors were rounded to float16, by {most:.1e} at most."
+            )
         return found
 
 

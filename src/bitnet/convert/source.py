@@ -29,8 +29,8 @@ Rounding = Callable[[str, NDArray[np.float32]], TernaryTensor]
 class Source:
     """A checkpoint, checked to be a whole model.
 
-    rounding: makes a float projection (n, k), given with our name for it, ternary; it sees the matrix whole. None leaves
-    float projections as they are, but for the masters of a ternary model, which are rounded by absmean as at loading.
+    rounding: makes a float projection (n, k), given with our name for it, ternary; it sees the matrix whole. None
+    leaves float projections as they are, but for the masters of a ternary model: absmean rounds them as at loading.
     """
 
     def __init__(self, checkpoint: Checkpoint, rounding: Rounding | None = None) -> None:
@@ -138,9 +138,8 @@ def rows_of_ternary(tensor: TernaryTensor, rows: slice) -> TernaryTensor:
 def reordered(read: Callable[[slice], Tensor], width: int, apart: bool, rows: slice) -> Tensor:
     """Rows (i, i + d/2) of each head of `width` = d rows side by side; `apart`: the other way round."""
     tensor = read(rows)
-    order = np.arange(tensor.shape[0]).reshape(-1, width)
-    order = order.reshape(-1, width // 2, 2) if apart else order.reshape(-1, 2, width // 2)
-    index = order.swapaxes(1, 2).reshape(-1)
+    pairs = (-1, width // 2, 2) if apart else (-1, 2, width // 2)
+    index = np.arange(tensor.shape[0]).reshape(pairs).swapaxes(1, 2).reshape(-1)
     if isinstance(tensor, TernaryTensor):
         scales = tensor.scales[index] if tensor.scales.ndim else tensor.scales
         return TernaryTensor(tensor.codes[index], scales, tensor.weight_only)

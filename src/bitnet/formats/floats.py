@@ -58,7 +58,9 @@ def encode_blocks(tensor: Tensor, dtype: str) -> Bytes:
     if isinstance(tensor, DenseTensor) and tensor.dtype == dtype:
         return _bytes(tensor.data)
     if dtype not in block_encoders.ENCODERS:
-        raise ParameterError(f"{dtype} is only passed on; this tensor is {_dtype(tensor)}.", "Choose Q4_K, Q6_K or F16.")
+        raise ParameterError(
+            f"{dtype} is only passed on; this tensor is {_dtype(tensor)}.", "Choose Q4_K, Q6_K or F16."
+        )
     kind = BLOCKS[dtype]
     data = np.empty(prod(tensor.shape) // kind.weights * kind.nbytes, np.uint8)
     into = data.reshape(prod(tensor.shape[:-1]), -1)

@@ -97,20 +97,23 @@ def _type(spec: TensorSpec) -> GGUFType:
 
 def _encoded(spec: TensorSpec, kind: GGUFType) -> Iterator[Bytes]:
     """The bytes of the tensor, block after block, and then what stands behind all rows: the one scale of I2_S."""
-    rows, trailer = 0, b""
+    rows, trailer, spare = 0, b"", b""
     for shape, data, scaled in in_order(partial(_encode, spec, block) for block in spec.blocks()):
         rows += shape[0]
         if shape[1:] != spec.shape[1:]:
             raise ParameterError(f"{spec.name} is {shape}; it was announced as {spec.shape}.")
         codes, end = data[: data.size - kind.trailer], data[data.size - kind.trailer :].tobytes()
         if scaled and trailer and end != trailer:
-            raise ParameterError(f"{spec.name}: {kind.name} has one scale per tensor; the rows of this one differ.")
-        trailer = end if scaled or not trailer else trailer
+            raise ParameterError(
+                f"{spec.name}: {kind.name} has one scale per tensor; the rows of this one differ.",
+                "The scales of rows fit into TQ2_0, TQ1_0, Q2_0 and IQ2_BN.",
+            )
+        trailer, spare = (end, spare) if scaled else (trailer, end)
         yield codes
     if rows != spec.shape[0]:
         raise ParameterError(f"{spec.name} is {(rows, *spec.shape[1:])}; it was announced as {spec.shape}.")
-    if trailer:
-        yield np.frombuffer(trailer, np.uint8)
+    if kind.trailer:
+        yield np.frombuffer(trailer or spare, np.uint8)
 
 
 def _encode(spec: TensorSpec, block: Block) -> tuple[tuple[int, ...], Bytes, bool]:

@@ -33,9 +33,9 @@ def absmean(sums: NDArray[np.float64], columns: int) -> NDArray[np.float32]:
 def ternary_codes(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.int8]:
     """clip(round(weight / scale), -1, 1) without dividing.
 
-    The quotient rounds to 1 where it is above 1/2, for ties go to even. And it is above 1/2 as a float32 where weight is
-    above scale / 2, which is exact: the next float32 above that is at least 2^-25 of the scale larger, half a unit of the
-    quotient's last place.
+    The quotient rounds to 1 where it is above 1/2, for ties go to even. As a float32 it is so wherever the weight is
+    above scale / 2, which is exact: the next float32 is larger by more than 2^-25 of the scale, half a unit in the last
+    place of the quotient.
     """
     half = np.float32(0.5) * scale
     codes = (weight > half).view(np.int8)

@@ -38,7 +38,9 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            added_token(vocabulary, i) for i, kind in enumerate(vocabulary.types) if kind in (*CONTROL, TokenType.USER_DEFINED)
+            added_token(vocabulary, i)
+            for i, kind in enumerate(vocabulary.types)
+            if kind in (*CONTROL, TokenType.USER_DEFINED)
         ],
         "normalizer": vocabulary.normalizer,
         "pre_tokenizer": vocabulary.pre_tokenizer,
