@@ -26,6 +26,8 @@ COMMANDS = {
     "list": ("bitnet.cli.list", "List the models in the cache, or those that can be fetched."),
     "show": ("bitnet.cli.show", "Say what is known of a model in the cache."),
     "rm": ("bitnet.cli.rm", "Delete a model from the cache."),
+    "perplexity": ("bitnet.cli.perplexity", "Measure how well a model predicts a text."),
+    "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
     "doctor": ("bitnet.cli.doctor", "Say what this machine is and whether the kernels are right."),
