@@ -14,7 +14,7 @@ from bitnet.cli.text import read_prompt
 from bitnet.errors import ParameterError
 
 if TYPE_CHECKING:
-    from bitnet.evaluate import Perplexity
+    from bitnet.evaluate.perplexity import Perplexity
 
 
 def command(
@@ -34,7 +34,7 @@ def command(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    from bitnet.evaluate import score_text
+    from bitnet.evaluate.perplexity import score_text
 
     text = read_prompt(None, file)
     if not text:

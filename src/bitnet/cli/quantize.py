@@ -67,6 +67,8 @@ def command(
         check(plot)
     if out.exists() and not force:
         raise ParameterError(f"{out} exists.", "Give another name, or --force to replace it.")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ParameterError(f"{out} is the source itself.", "Give another name.")
     text = decoded(calibration.read_bytes()) if calibration is not None else ""
     options = Options(
         Rule(rule, alpha, read_group(group)),  # type: ignore[arg-type]

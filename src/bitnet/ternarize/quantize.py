@@ -13,7 +13,7 @@ from bitnet.backends.base import Ops
 from bitnet.convert import write_checkpoint
 from bitnet.convert.gguf import Embeddings, gguf_architecture
 from bitnet.errors import BitNetError, ModelError, ParameterError
-from bitnet.evaluate import perplexity
+from bitnet.evaluate.perplexity import perplexity
 from bitnet.formats import Checkpoint
 from bitnet.models import Decoder, open_model
 from bitnet.quant.threshold import Rule

@@ -18,7 +18,8 @@ from bitnet.ternarize.checkpoint import Choice
 
 Floats = NDArray[np.float32]
 GRID = tuple(round(0.1 * step, 1) for step in range(1, 17))  # alphas tried first
-HALVINGS = 3  # of the distance to the neighbours of the best
+MOST_ALPHA = 100.0  # where weights have long tails the best one lies far beyond the grid
+HALVINGS = 3  # of the distances from the best to its neighbours
 FACTORS = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.4)  # of all alphas together
 
 
@@ -62,26 +63,28 @@ class Outputs:
         both, own = (np.sum(given * other, axis=axis, dtype=np.float64) for other in (self.wanted, given))
         # A row that points away from what is wanted, or nowhere, keeps the rule's scale.
         factor = np.divide(both, own, out=np.ones_like(both), where=(both > 0) & (own > 0)).astype(np.float32)
-        sparsity = 1 - np.count_nonzero(made.codes) / made.codes.size
+        sparsity = float(1 - np.count_nonzero(made.codes) / made.codes.size)
         point = Point(rule.alpha, sparsity, self._relative(self.wanted - given * factor))
         return Choice(rule, factor), point
 
 
 def search(outputs: Outputs, group: Group) -> Found:
-    """The alpha of least output error: the best of a grid, then of ever closer neighbours."""
+    """The alpha of least output error: the best of a grid, which grows as long as its end is the best, then of ever
+    closer neighbours."""
     tried: dict[float, Point] = {}
 
-    def try_all(alphas: Sequence[float]) -> Point:
+    def best_with(alphas: Sequence[float]) -> Point:
         for alpha in alphas:
-            if alpha not in tried:
-                tried[alpha] = outputs.fit(Rule("threshold", alpha, group))[1]
+            tried[alpha] = outputs.fit(Rule("threshold", alpha, group))[1]
         return min(tried.values(), key=lambda point: (point.error, point.alpha))
 
-    best = try_all(GRID)
-    distance = GRID[0]
+    best = best_with(GRID)
+    while best.alpha == max(tried) < MOST_ALPHA:
+        best = best_with([1.25 * best.alpha])
     for _ in range(HALVINGS):
-        distance /= 2
-        best = try_all([best.alpha - distance, best.alpha + distance])
+        alphas = sorted(tried)
+        at = alphas.index(best.alpha)
+        best = best_with([(best.alpha + near) / 2 for near in alphas[max(0, at - 1) : at + 2] if near != best.alpha])
     return Found(tuple(tried[alpha] for alpha in sorted(tried)), best)
 
 
