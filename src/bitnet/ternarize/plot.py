@@ -11,6 +11,7 @@ import numpy as np
 
 from bitnet.bench.plot import FAINT, INK, SETTINGS, matplotlib
 from bitnet.ternarize.quantize import Report
+from bitnet.ternarize.search import GRID
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
 KINDS = {
@@ -55,6 +56,7 @@ def errors(axes: Any, report: Report) -> None:
             axes.plot(alphas, means, color=colour, lw=2.2, label=kind)
             best = [found.best for found in curves]
             axes.scatter([p.alpha for p in best], [p.error for p in best], s=22, color=colour, zorder=3)
+    axes.set_xlim(0, 1.1 * max(GRID[-1], *(found.best.alpha for found in report.found.values())))
     percent(axes.yaxis)
     axes.legend(frameon=False, fontsize=8.5, ncols=2)
 
@@ -68,7 +70,7 @@ def perplexities(axes: Any, report: Report) -> None:
         [t.sparsity for t in tuned], [t.perplexity for t in tuned], "o-", color=TUNED, lw=1.6, ms=5, label="tuned"
     )
     for t in tuned:
-        axes.annotate(f"× {t.factor:g}", (t.sparsity, t.perplexity), (0, -13), **beside("center"))
+        axes.annotate(f"× {t.factor:g}", (t.sparsity, t.perplexity), (0, -18), **beside("center"))
     for t in trials:
         if t.factor is None:
             marker, colour = RULES.get(t.name, ("P", INK))
@@ -85,6 +87,7 @@ def perplexities(axes: Any, report: Report) -> None:
     axes.set_yscale("log")
     percent(axes.xaxis)
     ticker = import_module("matplotlib.ticker")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.3g}"))
     axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     axes.legend(frameon=False, fontsize=8.5)
