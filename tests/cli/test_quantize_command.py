@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from ternarize.conftest import TEXT, float_model
+from float_models import TEXT, float_model
 
 Bitnet = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tiny
-from ternarize.conftest import TEXT
+from float_models import TEXT
 
 from bitnet import backends, formats
 from bitnet.errors import ParameterError, UnsupportedError
