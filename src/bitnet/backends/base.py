@@ -178,7 +178,7 @@ class Ops(ABC):
 
     @abstractmethod
     def head(self, x: Value, weight: Weight, top: int = 0) -> Value:
-        """(S, d) and (vocab, d) -> logits (S, vocab): a dense head in float, a ternary one as `linear` does, with int8 x.
+        """(S, d) and (vocab, d) -> logits (S, vocab): a dense head in float, a ternary one as `linear` does, in int8.
 
         With top > 0 only the `top` largest of each row, and those equal to them, are needed: any other may be -inf.
         """
