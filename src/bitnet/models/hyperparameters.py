@@ -113,8 +113,8 @@ def from_gguf(checkpoint: Checkpoint) -> Config:
 
 
 def gemma3_gguf(get: Reader) -> dict[str, Any]:
-    """Gemma's window and scale. Every sixth layer looks at everything, where the file says nothing else; the base of the
-    other layers' frequencies is written by newer converters only."""
+    """Gemma's window and scale. Every sixth layer looks at everything where the file says nothing else; the base of
+    the other layers' frequencies is written by newer converters only."""
     window, layers = get.integer("attention.sliding_window", 0), get.size("num_hidden_layers", "block_count")
     if not 0 <= window <= LIMITS["max_position_embeddings"]:
         raise FormatError(f"{get.path}: {get.prefix}attention.sliding_window is {window}; expected 0 or more.")
