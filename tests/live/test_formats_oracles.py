@@ -84,14 +84,15 @@ METADATA = {
 
 
 def test_gguf_reads_what_we_write(gguf, tmp_path):
-    specs = [TensorSpec.of(name, ternary(3, 512), name) for name in ("F32", "F16", "BF16", "Q8_0", "TQ1_0", "TQ2_0")]
+    tensors = {name: ternary(3, 512) for name in ("F32", "F16", "BF16", "Q8_0", "TQ1_0", "TQ2_0")}
+    specs = [TensorSpec.of(name, tensor, name) for name, tensor in tensors.items()]
     write_gguf(tmp_path / "m.gguf", METADATA, specs)
     reader = gguf.GGUFReader(tmp_path / "m.gguf")
     assert {key: reader.fields[key].contents() for key in METADATA} == METADATA
     for tensor, spec in zip(reader.tensors, specs, strict=True):
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(3, 512)
         assert tensor.name == spec.name and (tensor.tensor_type.name, tuple(tensor.shape)) == (spec.name, (512, 3))
-        assert np.abs(values - spec.load().dequantize()).max() < 1e-3
+        assert np.abs(values - tensors[spec.name].dequantize()).max() < 1e-3
 
 
 def test_we_read_what_gguf_writes(gguf, tmp_path):

@@ -66,7 +66,7 @@ def gemma3(config: Config) -> dict[str, Any]:
         "sliding_window": max(config.windows, default=0) or config.max_position_embeddings,
         "layer_types": types or ["full_attention"] * config.num_hidden_layers,
         "rope_local_base_freq": config.local_rope_theta,
-        "query_pre_attn_scalar": config.query_pre_attn_scalar or config.head_dim,
+        "query_pre_attn_scalar": whole(config.query_pre_attn_scalar or config.head_dim),
         "rope_parameters": {"sliding_attention": local, "full_attention": full},
     }
 
@@ -93,3 +93,8 @@ def scaling(config: Config) -> dict[str, Any]:
         "The divisors of this model's rotary frequencies follow no rule that config.json has a name for.",
         "Write a GGUF file, which holds them one by one.",
     )
+
+
+def whole(number: float) -> int | float:
+    """transformers takes an integer only as an integer."""
+    return int(number) if number == int(number) else number

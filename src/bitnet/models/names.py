@@ -27,13 +27,10 @@ GGUF = {
 }
 # The norm of its own that stands before a projection in some models.
 GGUF |= {f"{name}.norm": f"{spelled}_norm_in" for name, spelled in GGUF.items() if name.endswith("_proj")}
-# 1bitLLM/bitnet_b1_58-* call the two sub-norms differently. What Llama calls post_attention_layernorm stands before the
-# feed-forward network; Gemma's stands behind the attention.
-HF_ALIASES = {
-    "self_attn.attn_sub_norm": "self_attn.inner_attn_ln",
-    "mlp.ffn_sub_norm": "mlp.ffn_layernorm",
-    "post_self_attn_layernorm": "post_attention_layernorm",
-}
+# 1bitLLM/bitnet_b1_58-* call the two sub-norms differently.
+HF_ALIASES = {"self_attn.attn_sub_norm": "self_attn.inner_attn_ln", "mlp.ffn_sub_norm": "mlp.ffn_layernorm"}
+# What Llama calls post_attention_layernorm stands before the feed-forward network; Gemma's stands behind the attention.
+HF_NAMES = {"post_self_attn_layernorm": "post_attention_layernorm"}
 # Tensors that hold nothing a model needs, or that are read beside their weight.
 IGNORED = re.compile(r"rope_freqs\.weight|.*\.scale|.*\.weight_scale|.*rotary_emb\.inv_freq")
 
@@ -45,7 +42,9 @@ def spellings(name: str, kind: str) -> tuple[str, ...]:
         return (f"blk.{match[1]}.{GGUF[match[2]]}.weight" if match else f"{GGUF[name]}.weight",)
     if match is None:
         return (f"{name}.weight",) if name == "lm_head" else (f"model.{name}.weight", f"{name}.weight")
-    inner = [match[2], HF_ALIASES[match[2]]] if match[2] in HF_ALIASES else [match[2]]
+    inner = [HF_NAMES.get(match[2], match[2])]
+    if match[2] in HF_ALIASES:
+        inner.append(HF_ALIASES[match[2]])
     if match[2].endswith("_proj.norm"):  # transformers' BitLinear says rms_norm
         inner.append(match[2].replace("_proj.norm", "_proj.rms_norm"))
     return tuple(f"{prefix}layers.{match[1]}.{each}.weight" for prefix in ("model.", "") for each in inner)
