@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet.errors import ParameterError
-from bitnet.quant.rules import SMALLEST
+from bitnet.quant import rules
 from bitnet.quant.tensor import TernaryTensor
 
 Floats = NDArray[np.float32]
@@ -54,6 +54,10 @@ def ternarize(weight: Floats, rule: Rule) -> TernaryTensor:
 
     ParameterError where the group does not divide the rows, or a weight is not finite.
     """
+    if (rule.name, rule.group) == ("absmean", "tensor"):  # to the last bit what loading makes of masters
+        if not np.isfinite(weight).all():
+            raise ParameterError("A weight is not finite.")
+        return rules.ternarize(weight)
     n, k = weight.shape
     units = np.ascontiguousarray(weight, np.float32).reshape(unit_count(n, k, rule.group), -1)
     codes, scales = np.empty(units.shape, np.int8), np.empty(len(units), np.float32)
@@ -80,7 +84,7 @@ def _ternarize_units(units: Floats, rule: Rule) -> tuple[NDArray[np.int8], Float
     if not np.isfinite(means).all():
         raise ParameterError("A weight is not finite.")
     if rule.name == "absmean":
-        scales = np.maximum(means.astype(np.float32), SMALLEST)
+        scales = np.maximum(means.astype(np.float32), rules.SMALLEST)
         return np.clip(np.rint(units / scales[:, None]), -1, 1).astype(np.int8), scales
     if rule.name == "threshold":
         kept = sizes > (rule.alpha * means)[:, None]

@@ -19,7 +19,7 @@ from bitnet.formats.gguf_types import BY_NAME
 from bitnet.models.load import TERNARY_TYPES, is_kept, kept_names, open_model, resolve, ternary_names
 from bitnet.quant.rules import exact_ternary
 from bitnet.quant.stored import StoredTensor
-from bitnet.quant.tensor import Tensor, TernaryTensor
+from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 from bitnet.quant.threshold import Group, Rule, ternarize, unit_count
 
 Floats = NDArray[np.float32]
@@ -80,6 +80,10 @@ class Ternarized(Checkpoint):
         self.kind, self.path, self.architecture = source.kind, source.path, source.architecture
         self.metadata = source.metadata
         self.statistics: dict[str, Statistics] = {}
+        self._latest: tuple[str, Tensor] = (
+            "",
+            DenseTensor(np.empty(0)),
+        )  # a writer looks at a tensor before it reads it
 
     def tensors(self) -> Mapping[str, TensorInfo]:
         infos = self.source.tensors()
@@ -88,11 +92,21 @@ class Ternarized(Checkpoint):
     def read(self, name: str) -> Tensor:
         if name not in self.choices:
             return self.source.read(name)
+        latest, tensor = self._latest
+        if latest == name:
+            return tensor
         weight = float_weight(self.source, name)
         exact = exact_ternary(weight)
         made = held(exact or self.choices[name].apply(weight), self.dtype, name)
         self.statistics[name] = measure(weight, made, exact is not None)
+        self._latest = name, made
         return made
+
+    def row_step(self, name: str) -> int:
+        return super().row_step(name) if name in self.choices else self.source.row_step(name)
+
+    def read_rows(self, name: str, rows: slice) -> Tensor:
+        return super().read_rows(name, rows) if name in self.choices else self.source.read_rows(name, rows)
 
     def stored(self, name: str) -> StoredTensor | None:
         return None if name in self.choices else self.source.stored(name)
