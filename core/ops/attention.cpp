@@ -72,20 +72,24 @@ struct Heads {
   }
   int64_t first_segment(const Block& block) const { return start_of(block, 0) / kSegmentPositions; }
 
-  // Pages of a segment and of the one that follows it, in the order in which the kernel reads them.
+  // Pages of a segment, in the order in which the kernel reads them, and the keys that follow: of the next segment,
+  // then of the next head.
   int64_t list_pages(const Block& block, int64_t kv_head, int64_t segment, const uint8_t** pages) const {
     const int32_t* table = batch.block_tables.row(block.sequence);
     const int64_t per_block = cache.pages_per_block(), last = block.last_position / kPagePositions,
                   first = segment * kSegmentPages, count = std::min<int64_t>(kSegmentPages, last - first + 1);
-    const auto keys = [&](int64_t page) {
+    const auto keys = [&](int64_t page, int64_t head) {
       return cache.keys(layer, table[page / per_block]) + page % per_block * cache.page_bytes() +
-             kv_head * cache.head_bytes();
+             head * cache.head_bytes();
     };
     for (int64_t i = 0; i < count; ++i) {
-      pages[i] = keys(first + i);
+      pages[i] = keys(first + i, kv_head);
       pages[count + i] = pages[i] + cache.part_bytes();
     }
-    for (int64_t i = 0; i < kAheadPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
+    const int64_t next_head = std::min(kv_head + 1, cache.kv_heads - 1), begin = first_segment(block) * kSegmentPages;
+    for (int64_t i = 0, page = first + count; i < kAheadPages; ++i, ++page)
+      pages[2 * count + i] =
+          page <= last ? keys(page, kv_head) : keys(std::min(last, begin + page - last - 1), next_head);
     return count;
   }
 
