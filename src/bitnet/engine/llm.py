@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
@@ -93,19 +93,23 @@ class LLM:
         if self.ctx_size < 2 and config.ctx_overflow == "slide":
             raise ParameterError("A context of one token cannot slide.", "Raise --ctx-size.")
         self.runner = Runner(model, blocks, config.kv, config.head)
-        self.scheduler = Scheduler(BlockPool(blocks), config.max_sequences, config.chunk)
+        self.blocks = blocks
+        self.scheduler = self._new_scheduler()
         self.speculator = Speculator(drafter, config.draft_tokens, self.scheduler.chunk) if drafter else None
         self._ids = itertools.count()
         self._lock = threading.RLock()  # over everything below the door: requests may come from several threads
         self._text: dict[Sequence, Text] = {}
 
-    def add_request(
-        self, prompt: Ids[int], params: SamplingParams, score_prompt: bool = False, keep: int | None = None
-    ) -> Sequence:
-        """Queue a prompt of token ids.
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(BlockPool(self.blocks), self.config.max_sequences, self.config.chunk)
 
-        ContextError when it leaves no room for a single new token, unless the context slides. keep: the first tokens
-        that stay then, in place of the configuration's ctx_keep. A prompt that is scored must fit.
+    def prepare(
+        self, prompt: Ids[int], params: SamplingParams, *, score_prompt: bool = False, keep: int | None = None
+    ) -> Sequence:
+        """A sequence to be queued with `add`; takes no lock, so that an event loop may call it while a step runs.
+
+        ContextError when the prompt leaves no room for a single new token, unless the context slides. keep: the first
+        tokens that stay then, in place of the configuration's ctx_keep. A prompt that is scored must fit.
         """
         limit = self.ctx_size - (params.max_tokens != 0)
         if not prompt:
@@ -118,11 +122,22 @@ class LLM:
                 raise self._too_long(sequence)
             sequence.slide(self.ctx_size)
         vocabulary = self.model.config.vocab_size
-        if not all(0 <= token < vocabulary for token in prompt):
+        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
             raise ParameterError(f"The prompt has a token id outside 0 to {vocabulary - 1}.")
+        return sequence
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a prepared sequence."""
         with self._lock:
-            self._text[sequence] = Text(self.tokenizer, params.stop)
+            self._text[sequence] = Text(self.tokenizer, sequence.params.stop)
             self.scheduler.add(sequence)
+
+    def add_request(
+        self, prompt: Ids[int], params: SamplingParams, score_prompt: bool = False, keep: int | None = None
+    ) -> Sequence:
+        """`prepare` and `add`."""
+        sequence = self.prepare(prompt, params, score_prompt=score_prompt, keep=keep)
+        self.add(sequence)
         return sequence
 
     def _too_long(self, sequence: Sequence) -> ContextError:
@@ -139,6 +154,19 @@ class LLM:
         with self._lock:
             if sequence.status is not Status.FINISHED:
                 self._end(sequence, "abort")
+
+    def reset(self, error: BitNetError) -> None:
+        """After a step that failed halfway: every sequence ends with `error`, and the engine is as if new."""
+        with self._lock:
+            for sequence in list(self._text):
+                sequence.error = error
+                sequence.blocks.clear()
+                sequence.finish("error")
+                sequence.unread.append(Output(sequence, "", None))
+                if self.speculator is not None:
+                    self.speculator.forget(sequence)
+            self._text.clear()
+            self.scheduler = self._new_scheduler()
 
     @property
     def busy(self) -> bool:
@@ -168,23 +196,28 @@ class LLM:
                 outputs.append(self._finish(chunk.sequence, "error", None, ""))
         return outputs
 
+    def advance(self, sequences: Collection[Sequence]) -> tuple[list[Output], list[Sequence]]:
+        """The next outputs of `sequences`, after a step if none are there yet, and which of them are finished.
+
+        Others' outputs are kept until somebody asks for them, so several loops in several threads may take turns.
+        """
+        with self._lock:
+            if not any(sequence.unread for sequence in sequences):
+                for output in self._step():
+                    output.sequence.unread.append(output)
+            ready = [output for sequence in sequences for output in sequence.take()]
+            return ready, [sequence for sequence in sequences if sequence.status is Status.FINISHED]
+
     def run(self, sequences: Iterable[Sequence]) -> Iterator[Output]:
         """Step until `sequences` are finished, giving their outputs as they come; aborts them if the caller leaves.
 
-        Several of these loops may take turns, in one thread or in several: what a step gives to another loop's sequence
-        is kept until that one asks.
         Raises the error of a sequence that ended with one, after the others are finished.
         """
         given = list(sequences)
         pending = dict.fromkeys(given)
         try:
             while pending:
-                with self._lock:
-                    if not any(sequence.unread for sequence in pending):
-                        for output in self._step():
-                            output.sequence.unread.append(output)
-                    ready = [output for sequence in pending for output in sequence.take()]
-                    finished = [sequence for sequence in pending if sequence.status is Status.FINISHED]
+                ready, finished = self.advance(pending)
                 yield from ready
                 for sequence in finished:
                     del pending[sequence]
@@ -252,8 +285,10 @@ class LLM:
         return Output(sequence, text, token)
 
     def _end(self, sequence: Sequence, reason: str) -> None:
-        self.scheduler.finish(sequence, reason)
-        self._text.pop(sequence, None)
+        if self._text.pop(sequence, None) is not None:
+            self.scheduler.finish(sequence, reason)
+        else:  # it was never queued
+            sequence.finish(reason)
         if self.speculator is not None:
             self.speculator.forget(sequence)
 
