@@ -185,4 +185,3 @@ def with_pairs(whole: bytes, other: bytes) -> bytes:
     parts, more = GGUFParts.of(whole), GGUFParts.of(other)
     parts.pairs[:0] = [pair for pair in more.pairs if pair[0] != b"general.alignment"]
     return parts.whole()
-

@@ -10,13 +10,71 @@ from dataclasses import dataclass
 from typing import Any
 
 from fuzz_corpus import FOLDER, SEPARATOR
+import itertools
 
 WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY = 8, 9
 TYPES = [*range(44), 134, 135, 142, 143, 200, 335, 2**32 - 1]
-WORDS = [0, 1, 2, 3, 7, 31, 32, 33, 255, 256, 1000, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
-TEXTS = ["", "a", " ", "a b", "gpt2", "llama", "default", "\0", "\ud800", "é", "[PAD3]", "<0x41>", "▁", "a" * 3000, "\x1b[2J\r\n"]
-VALUES: list[Any] = [None, True, False, 0, 1, -1, 2, 3, 16, 10**6, 2**31, 2**53, 2**64, 0.5, 1e-400, 1e308, [], {}, [[]], *TEXTS]
+WORDS = [
+    0,
+    1,
+    2,
+    3,
+    7,
+    31,
+    32,
+    33,
+    255,
+    256,
+    1000,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+]
+TEXTS = [
+    "",
+    "a",
+    " ",
+    "a b",
+    "gpt2",
+    "llama",
+    "default",
+    "\0",
+    "\ud800",
+    "é",
+    "[PAD3]",
+    "<0x41>",
+    "▁",
+    "a" * 3000,
+    "\x1b[2J\r\n",
+]
+VALUES: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3,
+    16,
+    10**6,
+    2**31,
+    2**53,
+    2**64,
+    0.5,
+    1e-400,
+    1e308,
+    [],
+    {},
+    [[]],
+    *TEXTS,
+]
 
 
 @dataclass
@@ -134,7 +192,7 @@ def _array(payload: bytes, rng: random.Random) -> bytes:
     ends = [12]
     for _ in range(min(count, 5000)):
         ends.append(_end(payload, ends[-1], kind))
-    items = [payload[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    items = [payload[a:b] for a, b in itertools.pairwise(ends)]
     at = rng.randrange(len(items))
     match rng.randrange(4):
         case 0:

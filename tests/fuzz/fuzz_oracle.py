@@ -121,4 +121,3 @@ def load(checkpoint: Checkpoint, ops: Ops) -> None:
     cache = ops.new_cache(config.num_hidden_layers, 1, config.num_key_value_heads, config.head_dim, "f16")
     with np.errstate(all="ignore"):
         model(Step.whole([0, config.vocab_size - 1]), cache)
-

@@ -14,7 +14,7 @@ import numpy as np
 from bitnet.errors import FormatError
 
 MAX_DEPTH = 64
-MAX_MARKS = 1 << 20  # quotes, commas, opening brackets and backslashes: a tensor of a safetensors header has 20, so 50,000 tensors
+MAX_MARKS = 1 << 20  # quotes, commas, opening brackets and backslashes; a tensor of a safetensors header has 20
 _ESCAPE, _STRING = re.compile(rb"\\.", re.DOTALL), re.compile(rb'"[^"]*"?')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = np.zeros(256, np.int8)
