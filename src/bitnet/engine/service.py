@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from bitnet.engine.llm import LLM, Output
+from bitnet.engine.pace import Pace
 from bitnet.engine.sequence import Sequence, Status
 from bitnet.errors import BitNetError, ResourceError
 
@@ -107,7 +108,7 @@ class Worker:
     """The engine's side. tickets: all that have not ended, by sequence; some may still be in the inbox."""
 
     def __init__(self, llm: LLM) -> None:
-        self.llm = llm
+        self.llm, self.pace = llm, Pace(llm.scheduler.chunk)
         self.tickets: dict[Sequence, Ticket] = {}
         self.closed: BitNetError | None = None
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
@@ -174,7 +175,7 @@ class Worker:
 
     def _step(self) -> None:
         try:
-            outputs, finished = self.llm.advance(list(self.tickets))
+            outputs, finished = self.llm.advance(list(self.tickets), self.pace)
         except Exception as error:  # of the engine, and so of all that are in it
             self.llm.reset(failure(error))
             return
