@@ -80,11 +80,27 @@ def told(error: BitNetError) -> str:
 
 def of_validation(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a request."""
-    found = error.errors()[0]
-    place = [part for part in found["loc"] if part not in ("body", "query", "path")]
+    found, place = max(((each, path(each, error.body)) for each in error.errors()), key=lambda pair: len(pair[1]))
     param = quoted("".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".")) or None
     message = str(found["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{param}: {message}" if param else message, param=param)
+
+
+def path(found: dict[str, Any], body: Any) -> list[str | int]:
+    """Where in the body it is, without pydantic's names for the members of a union, which are no part of it."""
+    where, *parts = found["loc"]
+    if where != "body":
+        return list(parts)
+    place: list[str | int] = []
+    value = body
+    for part in parts:
+        if isinstance(value, dict) and (part in value or found["type"] == "missing"):
+            place.append(part)
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            place.append(part)
+            value = value[part]
+    return place
 
 
 def openai(error: ApiError) -> dict[str, Any]:

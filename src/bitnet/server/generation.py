@@ -90,18 +90,28 @@ def choice_params(params: SamplingParams, choice: int) -> SamplingParams:
 
 def check_lengths(request: Generation) -> None:
     """The engine checks this too; here both counts are told as llama.cpp tells them."""
-    llm = request.served.model.llm
-    for prompt in request.prompts:
-        room = llm.ctx_size - (request.params.max_tokens != 0)
-        if len(prompt) > room and (llm.config.ctx_overflow == "error" or request.score_prompt):
-            raise ApiError(
-                400,
-                f"The prompt has {len(prompt)} tokens; the context holds {llm.ctx_size}.",
-                type="exceed_context_size_error",
-                code="context_length_exceeded",
-                n_prompt_tokens=len(prompt),
-                n_ctx=llm.ctx_size,
-            )
+    if request.served.model.llm.config.ctx_overflow == "error" or request.score_prompt:
+        for prompt in request.prompts:
+            check_length(request.served, prompt, int(request.params.max_tokens != 0))
+
+
+def check_length(served: Served, prompt: Items[int], more: int) -> None:
+    """Whether the prompt and `more` tokens after it fit into the context."""
+    size = served.model.llm.ctx_size
+    if len(prompt) + more > size:
+        raise ApiError(
+            400,
+            f"The prompt has {len(prompt)} tokens; the context holds {size}.",
+            type="exceed_context_size_error",
+            code="context_length_exceeded",
+            n_prompt_tokens=len(prompt),
+            n_ctx=size,
+        )
+
+
+def told_reason(reason: str | None) -> str | None:
+    """OpenAI knows no deadline; an answer that ran into one was cut short, like one that ran out of tokens."""
+    return "length" if reason == "deadline" else reason
 
 
 class Run:

@@ -15,6 +15,7 @@ from bitnet.server.registry import Served
 MOST_CHOICES = 16
 MOST_STOPS = 4
 MOST_BIASES = 1024
+MOST_PROMPTS = 2048  # texts in one request
 FIELDS = SamplingParams.__dataclass_fields__
 
 
@@ -98,6 +99,13 @@ class Sampling(Request):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Ids = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+# A text or several; token ids or several lists of them.
+Prompts = str | Texts | Ids | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
 
 
 class StreamOptions(Request):

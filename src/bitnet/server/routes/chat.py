@@ -17,7 +17,7 @@ from bitnet.server.context import context_of, server_of
 from bitnet.server.conversation import Conversation, converse
 from bitnet.server.encoding import JsonResponse
 from bitnet.server.errors import ApiError
-from bitnet.server.generation import Run
+from bitnet.server.generation import Run, told_reason
 from bitnet.server.logprobs import ChatLogprobs
 from bitnet.server.registry import Served
 from bitnet.server.schemas import Sampling, UsageBody, streamed
@@ -145,7 +145,7 @@ async def completion(run: Run, head: dict[str, Any]) -> dict[str, Any]:
             "index": i,
             "message": {"role": "assistant", "content": "".join(text), "refusal": None},
             "logprobs": {"content": logprobs[i][1], "refusal": None} if wanted else None,
-            "finish_reason": finish_reason(reasons[i]),
+            "finish_reason": told_reason(reasons[i]),
         }
         for i, text in enumerate(texts)
     ]
@@ -162,11 +162,6 @@ def gather(run: Run) -> tuple[list[list[str]], list[str], list[tuple[ChatLogprob
     """Room for the texts, the reasons and the log-probabilities of every choice."""
     count, tokenizer = len(run.sequences), run.request.served.model.tokenizer
     return [[] for _ in range(count)], [""] * count, [(ChatLogprobs(tokenizer), []) for _ in range(count)]
-
-
-def finish_reason(reason: str) -> str:
-    """OpenAI knows no deadline; an answer that ran into one was cut short, like one that ran out of tokens."""
-    return "length" if reason == "deadline" else reason
 
 
 async def chunks(run: Run, head: dict[str, Any], body: ChatRequest) -> AsyncIterator[bytes]:
@@ -187,7 +182,7 @@ async def chunks(run: Run, head: dict[str, Any], body: ChatRequest) -> AsyncIter
         if piece.finish_reason is not None:
             unfinished -= 1
             more = {} if unfinished or body.include_usage else {"timings": run.timings()}
-            yield chunk(piece.index, {}, finish_reason(piece.finish_reason), **more)
+            yield chunk(piece.index, {}, told_reason(piece.finish_reason), **more)
             continue
         entries = logprobs[piece.index].push(piece) if logprobs else []
         if piece.text or entries:
