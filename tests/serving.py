@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import scripted
 import tiny
 
 from bitnet import BitNet
@@ -43,6 +45,11 @@ class Client(httpx.Client):
             return list(decoded(response))
 
 
+def connection(client: Client) -> socket.socket:
+    """Bytes to the server and back, for what no HTTP client would do."""
+    return socket.create_connection((client.base_url.host, client.base_url.port), PATIENCE)
+
+
 def decoded(response: httpx.Response) -> Iterator[Any]:
     for line in response.iter_lines():
         if line.startswith("data: "):
@@ -52,7 +59,15 @@ def decoded(response: httpx.Response) -> Iterator[Any]:
 
 @contextmanager
 def serving(models: Mapping[str, Opener] | Opener, **settings: Any) -> Iterator[Client]:
-    """A client of a server with these models, loaded and ready."""
+    """A client of a server with these models, the first of them loaded."""
+    with listening(models, **settings) as client:
+        wait_until(lambda: client.get("/ready").status_code == 200)
+        yield client
+
+
+@contextmanager
+def listening(models: Mapping[str, Opener] | Opener, **settings: Any) -> Iterator[Client]:
+    """The same, as soon as it listens."""
     chosen = Settings(**settings)
     app = create_app(Registry(models if isinstance(models, Mapping) else {"tiny": models}, chosen), chosen)
     bound, listening = bind(chosen.host, 0), threading.Event()
@@ -65,7 +80,6 @@ def serving(models: Mapping[str, Opener] | Opener, **settings: Any) -> Iterator[
     with Client(base_url=url(chosen.host, bound), timeout=PATIENCE, headers=headers, limits=limits) as client:
         client.app, client.stop, client.thread = app, server.stop, thread
         try:
-            wait_until(lambda: client.get("/ready").status_code == 200)
             yield client
         finally:
             if thread.is_alive():
@@ -101,3 +115,36 @@ class Stand:
 
 def stand(model: Any, **config: Any) -> Opener:
     return lambda: Stand(LLM(model, tiny.tokenizer(), EngineConfig(**config)))
+
+
+class Paced(scripted.Scripted):
+    """Says one token for ever, a step each time it is let: `steps` None: as fast as it goes."""
+
+    def __init__(self, script: Sequence[int] = (65,), steps: Pace | None = None, **options: Any) -> None:
+        beginning = tiny.tokenizer().bos_id
+        assert beginning is not None
+        super().__init__({beginning: script}, **{"context": 4096, **options})
+        self.steps = steps
+
+    def __call__(self, step: Any, cache: Any) -> Any:
+        if self.steps is not None:
+            assert self.steps.acquire(timeout=PATIENCE)
+        return super().__call__(step, cache)
+
+
+class Pace:
+    """Lets a model go on by so many steps, or for ever."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self._steps = threading.Semaphore(0)
+
+    def acquire(self, timeout: float) -> bool:
+        return self.free.is_set() or self._steps.acquire(timeout=timeout)
+
+    def allow(self, count: int) -> None:
+        self._steps.release(count)
+
+    def end(self) -> None:
+        self.free.set()
+        self._steps.release()

@@ -71,14 +71,17 @@ class JsonRoute(APIRoute):
         return strictly
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes) -> dict[str, Any]:
     """Raises ApiError for what is not JSON (RFC 8259), or nested too deeply, or has numbers that no double holds."""
     if deeper_than(data, MAX_DEPTH):
         raise ApiError(400, f"The body is nested more than {MAX_DEPTH} levels deep.")
     try:
-        return json.loads(data.decode(), parse_constant=refuse, parse_int=integer, parse_float=real)
+        value = json.loads(data.decode(), parse_constant=refuse, parse_int=integer, parse_float=real)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "The body is JSON, but no object.")
+    return value
 
 
 def deeper_than(data: bytes, most: int) -> bool:

@@ -130,4 +130,6 @@ def error_response(error: ApiError, path: str) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.status_code in (408, 413):
+        headers["Connection"] = "close"  # the rest of the body is not read
     return Response(to_json(error_body(error, path)), error.status_code, headers, "application/json")

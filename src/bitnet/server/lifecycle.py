@@ -39,9 +39,13 @@ class Lifecycle:
         """Take no more work; give what runs `patience` seconds, then end it."""
         self.draining = True
         await self._quiet(patience)
+        self.end()
+        await self._quiet(LAST_WORDS)
+
+    def end(self) -> None:
+        """What still runs is over: its clients are told."""
         if not self.ended.done():
             self.ended.set_result(None)
-        await self._quiet(LAST_WORDS)
 
     async def _quiet(self, patience: float) -> None:
         until = time.monotonic() + patience

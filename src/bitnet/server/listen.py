@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 import threading
@@ -22,6 +23,7 @@ from bitnet.server.settings import Settings
 
 HEADER_TIMEOUT = 20.0  # seconds in which the head of a request must have come
 KEEP_ALIVE = 30  # seconds that an idle connection stays
+LAST_RESORT = 3.0  # seconds after a second signal until the process is ended whatever it does
 BACKLOG = 2048
 
 
@@ -112,12 +114,20 @@ class HttpServer(uvicorn.Server):
     def _stop(self) -> None:
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
-        else:
-            self.should_exit = self.force_exit = True
+            return
+        self._server.lifecycle.end()
+        self.should_exit = self.force_exit = True
+        if threading.current_thread() is threading.main_thread():
+            self._loop.call_later(LAST_RESORT, os._exit, 1)
 
     async def _drain(self) -> None:
         await self._server.lifecycle.drain(self._server.settings.drain_timeout)
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn would leave the models as they are
+            await self.lifespan.shutdown()
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._server.lifecycle.failure is not None

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from bitnet.api import BitNet
 from bitnet.engine.service import Service
 from bitnet.server.admission import Admission
+from bitnet.server.attend import stop
 from bitnet.server.errors import ApiError
 from bitnet.server.settings import Settings
 
 LOG = logging.getLogger("bitnet.server")
+T = TypeVar("T")
 Opener = Callable[[], BitNet]  # what loads a model; runs in a thread
 
 
@@ -84,7 +89,7 @@ class Registry:
 
     async def _load(self, name: str) -> Served:
         try:
-            served = await asyncio.to_thread(self._open, name)
+            served = await in_daemon(partial(self._open, name))
             self.loaded[name] = served
             return served
         finally:
@@ -110,7 +115,29 @@ class Registry:
                     LOG.info("model %s is unloaded: idle for %g s", name, patience)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._loading.values(), return_exceptions=True)
+        await stop(*self._loading.values())
         while self.loaded:
             _, served = self.loaded.popitem()
             await asyncio.to_thread(served.close)
+
+
+async def in_daemon(work: Callable[[], T]) -> T:
+    """As asyncio.to_thread, but the process need not wait for it to end: a large model loads for minutes."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(outcome: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(lambda: None if result.done() else outcome())
+
+    def run() -> None:
+        try:
+            value = work()
+        except BaseException as error:
+            failure = error
+            settle(lambda: result.set_exception(failure))
+        else:
+            settle(lambda: result.set_result(value))
+
+    threading.Thread(target=run, name="bitnet-loader", daemon=True).start()
+    return await result

@@ -215,17 +215,17 @@ export function inline(text) {
     const { mark, nodes } = stack.pop();
     put(mark, ...nodes); // it had no end, and was no mark
   };
-  PIECE.lastIndex = 0;
-  for (let found; (found = PIECE.exec(text)); ) {
+  const piece = new RegExp(PIECE); // one of its own: a link's text is read within
+  for (let found; (found = piece.exec(text)); ) {
     const [all, escaped, ticks, address, label, target, bare, mark, end] = found;
     if (escaped) put(escaped);
-    else if (ticks) PIECE.lastIndex = codeSpan(text, found.index, ticks, put);
+    else if (ticks) piece.lastIndex = codeSpan(text, found.index, ticks, put);
     else if (address) put(link(address, [address.replace(/^mailto:/, "")]));
     else if (target != null) put(safe(target) ? link(target, stack.length < OPEN ? inline(label || target) : [label]) : all);
     else if (bare && !/\w/.test(text[found.index - 1] ?? "")) {
       const trimmed = trim(bare);
       put(link(trimmed, [trimmed]));
-      PIECE.lastIndex = found.index + trimmed.length;
+      piece.lastIndex = found.index + trimmed.length;
     } else if (mark) emphasis(text, found.index, mark, stack, put, letGo);
     else if (end) put(...(end.length > 1 || text[found.index - 1] === "\\" ? [h("br")] : ["\n"]));
     else put(all);

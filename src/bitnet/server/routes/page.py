@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +41,7 @@ router = APIRouter(include_in_schema=False)
 @dataclass(frozen=True, slots=True)
 class File:
     content: bytes
+    gzipped: bytes
     media_type: str
     etag: str
 
@@ -52,26 +54,27 @@ def page_files() -> dict[str, File]:
         media_type = MEDIA.get(path.name.rpartition(".")[2])
         if media_type is not None:
             content = path.read_bytes()
-            found[path.name] = File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:16]}"')
+            etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+            found[path.name] = File(content, gzip.compress(content, mtime=0), media_type, etag)
     return found
 
 
-@router.get("/")
+@router.api_route("/", methods=["GET", "HEAD"])
 def chat(request: Request) -> Response:
     return answer("index.html", request)
 
 
-@router.get("/dashboard")
+@router.api_route("/dashboard", methods=["GET", "HEAD"])
 def dashboard(request: Request) -> Response:
     return answer("dashboard.html", request)
 
 
-@router.get("/favicon.ico")
+@router.api_route("/favicon.ico", methods=["GET", "HEAD"])
 def favicon(request: Request) -> Response:
     return answer("icon.svg", request)
 
 
-@router.get("/page/{name}")
+@router.api_route("/page/{name}", methods=["GET", "HEAD"])
 def file(name: str, request: Request) -> Response:
     return answer(name, request)
 
@@ -80,7 +83,9 @@ def answer(name: str, request: Request) -> Response:
     file = page_files().get(name)
     if file is None:
         raise HTTPException(404, f"There is no file {name!r} of the page.")
-    headers = {**HEADERS, "ETag": file.etag}
+    headers = {**HEADERS, "ETag": file.etag, "Vary": "Accept-Encoding"}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(file.gzipped, media_type=file.media_type, headers={**headers, "Content-Encoding": "gzip"})
     return Response(file.content, media_type=file.media_type, headers=headers)
