@@ -123,8 +123,11 @@ CASES = {
 }
 
 
-def write(case: Case, folder: Path) -> None:
-    """The folder as its publisher would upload it: config.json and model.safetensors, packed where mode is offline."""
+def write(case: Case, folder: Path, ternary: int = 0) -> None:
+    """The folder as its publisher would upload it: config.json and model.safetensors, packed where mode is offline.
+
+    ternary: floats that are ternary already, with so many scales a projection, and nothing said of it.
+    """
     torch.manual_seed(case.seed)
     config = getattr(transformers, case.kind[1])(**SMALL | case.config)
     model = getattr(transformers, case.kind[0])(config)
@@ -133,6 +136,8 @@ def write(case: Case, folder: Path) -> None:
             if "norm" in name:
                 weight.uniform_(0.5, 1.5)
     model.to(case.dtype).save_pretrained(folder)
+    if ternary:
+        return round_floats(folder / "model.safetensors", ternary)
     if case.mode == "offline":
         pack(folder / "model.safetensors", case.linear_class or "bitlinear")
     if case.quantization.get("use_rms_norm"):
@@ -162,6 +167,19 @@ def pack(file: Path, linear_class: str) -> None:
         stored = scale if linear_class == "autobitlinear" else 1 / scale
         packed[name.replace(".weight", ".weight_scale")] = stored.reshape(1).to(weight.dtype)
     save_file(packed, file, {"format": "pt"})
+
+
+def round_floats(file: Path, devices: int) -> None:
+    """Replace every projection by -1, 0 and 1 times the scale of its device: of some columns where it writes the hidden
+    state, of some rows elsewhere."""
+    tensors = load_file(file)
+    for name, weight in tensors.items():
+        if name.endswith("_proj.weight"):
+            parts = weight.float().chunk(devices, dim=1 if "o_proj" in name or "down_proj" in name else 0)
+            scales = [part.abs().mean().to(weight.dtype) for part in parts]
+            rounded = [(part / s.float()).round().clamp(-1, 1) * s for part, s in zip(parts, scales, strict=True)]
+            tensors[name] = torch.cat(rounded, dim=1 if "o_proj" in name or "down_proj" in name else 0).to(weight.dtype)
+    save_file(tensors, file, {"format": "pt"})
 
 
 def add_input_norms(file: Path, config: Any, case: Case) -> None:
