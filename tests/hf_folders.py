@@ -137,7 +137,8 @@ def write(case: Case, folder: Path, ternary: int = 0) -> None:
                 weight.uniform_(0.5, 1.5)
     model.to(case.dtype).save_pretrained(folder)
     if ternary:
-        return round_floats(folder / "model.safetensors", ternary)
+        round_floats(folder / "model.safetensors", ternary)
+        return
     if case.mode == "offline":
         pack(folder / "model.safetensors", case.linear_class or "bitlinear")
     if case.quantization.get("use_rms_norm"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import float_models
 import numpy as np
 import pytest
-import float_models
 import tiny
 
 from bitnet import formats

@@ -1,4 +1,4 @@
-"""llama.cpp reads the `rope.scaling.*` of a GGUF file as this program does: the logits of a float Qwen3 are the same."""
+"""llama.cpp reads the `rope.scaling.*` of a GGUF file as this program does: the logits of a float Qwen3 are equal."""
 
 from __future__ import annotations
 

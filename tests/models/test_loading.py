@@ -303,7 +303,10 @@ def test_a_missing_size_is_named(key: str) -> None:
         ),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 0}}, "factor of yarn is 0"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "beta_slow": -1}}, "beta_slow of yarn is -1"),
-        ({"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 0}}, "max_position_embeddings is 0"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 0}},
+            "max_position_embeddings is 0",
+        ),
         ({"hidden_act": 3}, "hidden_act is 3"),
         ({"architectures": 3}, "architectures is 3"),
         ({"architectures": [3]}, "architectures"),

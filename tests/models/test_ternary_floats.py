@@ -21,7 +21,7 @@ IDS = list(b"once there was a fox")
 
 
 def trilm(devices: int) -> tiny.Synthetic:
-    """Trained on so many devices: each had some rows of what reads the hidden state, and some columns of what writes it,
+    """Trained on so many devices: each had some rows of what reads the hidden state, some columns of what writes it,
     and a scale of its own."""
     source, random = tiny.Synthetic(FLOAT), np.random.default_rng(devices)
     for name, weight in source.weights.items():

@@ -61,7 +61,7 @@ async def generate(request: Generation, context: Context) -> Run:
             prompt,
             choice_params(request.params, choice),
             score_prompt=request.score_prompt,
-            **({"constraint": request.constraint()} if request.constraint else {}),
+            constraint=request.constraint() if request.constraint else None,
         )
         for prompt in request.prompts
         for choice in range(request.n)
