@@ -91,7 +91,7 @@ class BitNet:
     where nothing else is asked for. draft: guess at tokens and verify several at once, which gives the same text in
     less time where the guesses are good: "lookup" guesses that the text repeats itself, a smaller model of
     the same vocabulary has that one guess. The remaining arguments are those of EngineConfig: ctx_size, max_sequences,
-    chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep.
+    chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep, kv_blocks, prefix_cache.
 
     Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
     when the weights, or the cache of one context, would not fit into memory (`force=True` tries all the same).
