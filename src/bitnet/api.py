@@ -51,7 +51,7 @@ class Stats:
     """Of one generation: counts of tokens, seconds from request to first token and from there to the last.
 
     steps: runs of the model that gave tokens. drafted: guesses at tokens, of which `accepted` were right. slid: tokens
-    that were dropped from a full context.
+    that were dropped from a full context. cached: tokens of the prompt that were known from before.
     """
 
     prompt_tokens: int
@@ -63,6 +63,7 @@ class Stats:
     drafted: int = 0
     accepted: int = 0
     slid: int = 0
+    cached: int = 0
 
     @classmethod
     def of(cls, sequence: Sequence) -> Stats:
@@ -77,6 +78,7 @@ class Stats:
             sequence.drafted,
             sequence.accepted,
             sequence.slid,
+            sequence.cached,
         )
 
 
