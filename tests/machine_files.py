@@ -8,6 +8,19 @@ from pathlib import Path
 Write = Callable[[Mapping[str, object]], Path]
 
 
+def writer(folder: Path) -> Write:
+    """Puts texts at paths below `folder`, and gives it back."""
+
+    def write(texts: Mapping[str, object]) -> Path:
+        for name, text in texts.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{text}\n")
+        return folder
+
+    return write
+
+
 CPU = "sys/devices/system/cpu"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,10 @@ def emulator(root: Path) -> str | None:
 
 def temperatures(root: Path = ROOT) -> tuple[Temperature, ...]:
     """Those of hwmon, or of the thermal zones where there are none."""
+    return chip_temperatures(root) or zone_temperatures(root)
+
+
+def chip_temperatures(root: Path = ROOT) -> tuple[Temperature, ...]:
     found = []
     for _, chip in numbered(root / "sys/class/hwmon", "hwmon"):
         for path in sorted(chip.glob("temp*_input")):
@@ -75,9 +80,15 @@ def temperatures(root: Path = ROOT) -> tuple[Temperature, ...]:
             label = " ".join(filter(None, (text(chip / "name"), text(chip / f"{sensor}_label"))))
             limit = number(chip / f"{sensor}_crit") or number(chip / f"{sensor}_max")
             found.append((label or chip.name, number(path), limit))
-    if not found:
-        for _, zone in numbered(root / "sys/class/thermal", "thermal_zone"):
-            found.append((text(zone / "type") or zone.name, number(zone / "temp"), trip(zone)))
+    return degrees(found)
+
+
+def zone_temperatures(root: Path = ROOT) -> tuple[Temperature, ...]:
+    zones = numbered(root / "sys/class/thermal", "thermal_zone")
+    return degrees((text(zone / "type") or zone.name, number(zone / "temp"), trip(zone)) for _, zone in zones)
+
+
+def degrees(found: Iterable[tuple[str, int | None, int | None]]) -> tuple[Temperature, ...]:
     return tuple(Temperature(name, now / 1000, limit / 1000 if limit else None) for name, now, limit in found if now)
 
 
