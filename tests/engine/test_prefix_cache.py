@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -155,6 +157,22 @@ TEXT = [1 + (7 * i + i // 11) % 250 for i in range(120)]
 PROMPTS = [TEXT[:50], TEXT[:50], TEXT[:80], [*TEXT[:40], *TEXT[:40]], TEXT[:48], TEXT[:49], TEXT[:33], TEXT[1:60], TEXT]
 
 
+WINDOWED = tiny.BITNET | {
+    "model_type": "gemma3_text",
+    "hidden_act": "gelu_pytorch_tanh",
+    "sliding_window": 20,
+    "sliding_window_pattern": 2,
+    "query_pre_attn_scalar": 16,
+    "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear"},
+}
+
+
+@cache
+def any_model(name: str) -> Any:
+    config = {"plain": tiny.BITNET, "windowed": WINDOWED}[name]
+    return tiny.load(tiny.Synthetic(config), "cpu" if tiny.usable_isas() else "reference")
+
+
 @pytest.fixture(scope="module", params=["reference", *tiny.usable_isas()])
 def model(request: pytest.FixtureRequest) -> Any:
     with tiny.isa(request.param):
@@ -178,16 +196,45 @@ def one_by_one(
 def test_logits_after_a_hit_are_those_without_bit_for_bit(model: Any, kv: str) -> None:
     params = SamplingParams(max_tokens=20, temperature=1.2, seed=1, logprobs=2, ignore_eos=True)
     shared, with_hits = one_by_one(model, params, kv=kv)
-    alone, without = one_by_one(model, params, kv=kv, prefix_cache=False)
+    unshared, without = one_by_one(model, params, kv=kv, prefix_cache=False)
     assert [each.cached for each in shared] == [0, 48, 48, 32, 32, 48, 32, 0, 80]
-    assert not any(each.cached for each in alone)
+    assert not any(each.cached for each in unshared)
     assert with_hits == without
-    assert [(s.output, s.logprobs) for s in shared] == [(s.output, s.logprobs) for s in alone]
+    assert [(s.output, s.logprobs) for s in shared] == [(s.output, s.logprobs) for s in unshared]
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("kv", KV)
+def test_layers_with_windows_share_too(kv: str) -> None:
+    params = SamplingParams(max_tokens=12, temperature=1.2, seed=3, ignore_eos=True)
+    model = any_model("windowed")
+    assert model.config.windows == (20, 0)
+    shared, with_hits = one_by_one(model, params, kv=kv)
+    _, without = one_by_one(model, params, kv=kv, prefix_cache=False)
+    assert sum(each.cached for each in shared) > 200
+    assert with_hits == without
+
+
+PARAMS = SamplingParams(max_tokens=40, temperature=0.9, seed=5, ignore_eos=True)
+
+
+def context(kv: str, slide: bool) -> dict[str, Any]:
+    sizes: dict[str, Any] = {"ctx_size": 64, "ctx_overflow": "slide"} if slide else {"ctx_size": 160}
+    return {"ctx_keep": 20, "kv": kv, **sizes}
+
+
+@cache
+def alone(name: str, kv: str, slide: bool) -> list[list[int]]:
+    """What is said after each prompt where nothing is shared."""
+    llm = LLM(any_model(name), TOKENIZER, EngineConfig(max_sequences=1, prefix_cache=False, **context(kv, slide)))
+    sequences = [llm.add_request(prompt, PARAMS) for prompt in PROMPTS]
+    list(llm.run(sequences))
+    return [each.output for each in sequences]
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     order=st.permutations(range(len(PROMPTS))),
+    name=st.sampled_from(["plain", "windowed"]),
     kv=st.sampled_from(KV),
     max_sequences=st.integers(1, 5),
     chunk=st.integers(1, 64),
@@ -195,21 +242,35 @@ def test_logits_after_a_hit_are_those_without_bit_for_bit(model: Any, kv: str) -
     drafts=st.booleans(),
     slide=st.booleans(),
     count=st.integers(0, 40),
+    aborts=st.lists(st.tuples(st.integers(0, 30), st.integers(0, len(PROMPTS) - 1)), max_size=4),
 )
-def test_together_with_few_blocks_guesses_and_sliding(
-    order: list[int], kv: str, max_sequences: int, chunk: int, kv_blocks: int, drafts: bool, slide: bool, count: int
+def test_together_with_few_blocks_guesses_sliding_and_aborts(
+    order: list[int],
+    name: str,
+    kv: str,
+    max_sequences: int,
+    chunk: int,
+    kv_blocks: int,
+    drafts: bool,
+    slide: bool,
+    count: int,
+    aborts: list[tuple[int, int]],
 ) -> None:
-    shared_model = tiny.load(tiny.Synthetic(tiny.BITNET), "cpu" if tiny.usable_isas() else "reference")
-    params = SamplingParams(max_tokens=count, temperature=0.9, seed=5, ignore_eos=True)
-    size = {"ctx_size": 64 if slide else 160, "ctx_overflow": "slide" if slide else "error", "ctx_keep": 20, "kv": kv}
-    found = []
-    for sizes in ({"max_sequences": max_sequences, "chunk": chunk, "kv_blocks": kv_blocks}, {"prefix_cache": False}):
-        llm = LLM(shared_model, TOKENIZER, EngineConfig(**size, **sizes), PromptLookup() if drafts else None)  # type: ignore[arg-type]
-        sequences = [llm.add_request(PROMPTS[i], params) for i in order]
-        list(llm.run(sequences))
-        assert llm.scheduler.pool.free == llm.scheduler.pool.count
-        found.append([each.output for each in sequences])
-    assert found[0] == found[1]
+    """aborts: at which step which request is abandoned, wherever it is."""
+    sizes = {"max_sequences": max_sequences, "chunk": chunk, "kv_blocks": kv_blocks}
+    config, params = EngineConfig(**sizes, **context(kv, slide)), replace(PARAMS, max_tokens=count)  # type: ignore[arg-type]
+    llm = LLM(any_model(name), TOKENIZER, config, PromptLookup() if drafts else None)
+    sequences = [llm.add_request(PROMPTS[i], params) for i in order]
+    for step in range(31):
+        for at, i in aborts:
+            if at == step:
+                llm.abort(sequences[i])
+        llm.step()
+    list(llm.run(sequences))
+    assert llm.scheduler.pool.free == llm.scheduler.pool.count
+    for i, sequence in zip(order, sequences, strict=True):
+        length = len(sequence.output) if sequence.finish_reason == "abort" else count
+        assert sequence.output == alone(name, kv, slide)[i][:length]
 
 
 def engine(**config: Any) -> LLM:

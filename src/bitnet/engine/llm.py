@@ -180,7 +180,8 @@ class LLM:
                 if self.speculator is not None:
                     self.speculator.forget(sequence)
             self._text.clear()
-            self.scheduler = self._new_scheduler()
+            before, self.scheduler = self.scheduler.pool, self._new_scheduler()
+            self.scheduler.pool.queries, self.scheduler.pool.hits = before.queries, before.hits
 
     @property
     def busy(self) -> bool:
