@@ -35,6 +35,7 @@ class EngineConfig:
     draft_tokens: guesses at a sequence's next tokens in a step at most, where there is a drafter.
     ctx_overflow: "error" refuses a prompt that is too long and ends a text where the context is full; "slide" drops
     what lies between the first ctx_keep tokens and the latest (a few first tokens matter, arXiv:2309.17453).
+    prefix_cache: keep what was computed, for sequences that begin with the same tokens; it changes no result.
     """
 
     ctx_size: int = 4096
@@ -45,6 +46,7 @@ class EngineConfig:
     draft_tokens: int = 3
     ctx_overflow: str = "error"
     ctx_keep: int = 4
+    prefix_cache: bool = True
     kv_blocks: int = field(default=0, metadata={"help": "blocks of the cache; 0: enough for every sequence"})
 
     def __post_init__(self) -> None:
@@ -104,7 +106,7 @@ class LLM:
         self._text: dict[Sequence, Text] = {}
 
     def _new_scheduler(self) -> Scheduler:
-        return Scheduler(BlockPool(self.blocks), self.config.max_sequences, self.config.chunk)
+        return Scheduler(BlockPool(self.blocks, self.config.prefix_cache), self.config.max_sequences, self.config.chunk)
 
     def prepare(
         self,
@@ -178,7 +180,8 @@ class LLM:
                 if self.speculator is not None:
                     self.speculator.forget(sequence)
             self._text.clear()
-            self.scheduler = self._new_scheduler()
+            before, self.scheduler = self.scheduler.pool, self._new_scheduler()
+            self.scheduler.pool.queries, self.scheduler.pool.hits = before.queries, before.hits
 
     @property
     def busy(self) -> bool:
@@ -203,6 +206,8 @@ class LLM:
                 if chunk.complete:
                     for output in self._verify(chunk, logits[-1 - len(chunk.drafts) :]):
                         outputs.append(output)
+                if chunk.sequence.status is Status.RUNNING:
+                    self.scheduler.pool.offer(chunk.sequence)
             except BitNetError as error:  # of this sequence alone: its neighbours go on
                 chunk.sequence.error = error
                 outputs.append(self._finish(chunk.sequence, "error", None, ""))
@@ -271,6 +276,7 @@ class LLM:
 
     def _slide(self, sequence: Sequence) -> None:
         sequence.slide(self.ctx_size)
+        self.scheduler.pool.rewrite(sequence)
         if self.speculator is not None:
             self.speculator.forget(sequence)
 

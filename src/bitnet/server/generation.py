@@ -192,7 +192,7 @@ class Run:
         return Usage(
             sum(len(sequence.prompt) for sequence in firsts),
             sum(len(sequence.output) for sequence in self.sequences),
-            sum(getattr(sequence, "cached", 0) for sequence in firsts),
+            sum(sequence.cached for sequence in firsts),
         )
 
     def timings(self) -> dict[str, Any]:
@@ -217,12 +217,13 @@ class Usage:
 
 
 def timings(sequences: Items[Sequence], usage: Usage) -> dict[str, Any]:
-    """As llama.cpp's server has them, of all sequences together."""
+    """As llama.cpp's server has them, of all sequences together. cache_miss: why no more was cached (of the
+    first)."""
     started = min(sequence.arrived for sequence in sequences)
     ended = max(sequence.finished or started for sequence in sequences)
     first = max(sequence.first_token or ended for sequence in sequences)
     computed = usage.prompt - usage.cached
-    found: dict[str, Any] = {"cache_n": usage.cached}
+    found: dict[str, Any] = {"cache_n": usage.cached, "cache_miss": sequences[0].miss}
     for name, count, seconds in (("prompt", computed, first - started), ("predicted", usage.completion, ended - first)):
         seconds = max(seconds, 1e-9)
         found |= {
