@@ -16,7 +16,7 @@ from bitnet.tokenizer import Tokenizer
 class Accuracy:
     """Shares of right answers, by the names of lm-evaluation-harness.
 
-    acc: the likeliest choice. acc_norm: the likeliest for each byte of it, which does not favour short ones. chance: of
+    acc: the likeliest choice. acc_norm: the likeliest by character, which does not favour short ones. chance: of
     a blind guess. questions: their number.
     """
 
@@ -43,7 +43,7 @@ def accuracy(
     for question in questions:
         scores = [next(found) for _ in question.choices]
         right += best([each.logprob for each in scores]) == question.answer
-        normed += best(per_byte(question, scores)) == question.answer
+        normed += best(per_character(question, scores)) == question.answer
     count = len(questions)
     chance = sum(1 / len(each.choices) for each in questions) / count
     return Accuracy(right / count, normed / count, chance, count)
@@ -54,8 +54,5 @@ def best(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=lambda i: scores[i])
 
 
-def per_byte(question: Question, scores: Sequence[Likelihood]) -> list[float]:
-    return [
-        each.logprob / len(choice.strip().encode())
-        for choice, each in zip(question.choices, scores, strict=True)
-    ]
+def per_character(question: Question, scores: Sequence[Likelihood]) -> list[float]:
+    return [each.logprob / len(choice.strip()) for choice, each in zip(question.choices, scores, strict=True)]

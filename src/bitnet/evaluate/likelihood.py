@@ -34,14 +34,12 @@ class Continuation:
     def of(cls, tokenizer: Tokenizer, context: str, text: str) -> Continuation:
         """As lm-evaluation-harness cuts them: both are tokenised together, so that blanks go where the tokenizer has
         them; blanks at the context's end belong to the text."""
-        kept = context.rstrip()
-        whole = tokenizer.encode(context + text)
-        start = len(tokenizer.encode(kept)) if kept else len(tokenizer.encode(""))
-        if not start:  # something must come before the first token
-            before = tokenizer.bos_id if tokenizer.bos_id is not None else next(iter(sorted(tokenizer.eos_ids)), None)
+        whole, start = tokenizer.encode(context + text, False), len(tokenizer.encode(context.rstrip(), False))
+        if tokenizer.add_bos or not start:  # something must come before the first token
+            before = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
             if before is None:
                 raise ParameterError("The model has no token that a text could begin after; give a context.")
-            whole, start = [before, *whole], 1
+            whole, start = [before, *whole], start + 1
         if start >= len(whole):
             raise ParameterError(f"There is no token to score in {text!r:.60}.")
         return cls(tuple(whole), start)
@@ -59,7 +57,7 @@ def likelihoods(
         raise ContextError(f"A text has {longest} tokens; the context holds {llm.ctx_size}.", "Raise --ctx-size.")
     found: dict[int, Likelihood] = {}
     for index, sequence in finished(llm, enumerate(texts)):
-        found[index] = likelihood(sequence, texts[index])
+        found[index] = likelihood(sequence)
         progress(len(found), len(texts))
     return [found[i] for i in range(len(texts))]
 
@@ -69,7 +67,7 @@ def finished(llm: LLM, texts: Iterable[tuple[int, Continuation]]) -> Iterator[tu
     running: deque[tuple[int, Running]] = deque()
     params = SamplingParams(max_tokens=0, logprobs=1)
     for index, text in texts:
-        running.append((index, llm.add_request(text.ids, params, score_prompt=True)))
+        running.append((index, llm.add_request(text.ids, params, score_from=text.start - 1)))
         if len(running) >= 2 * llm.config.max_sequences:
             yield finish(llm, running)
     while running:
@@ -84,7 +82,7 @@ def finish(llm: LLM, running: deque[tuple[int, Running]]) -> tuple[int, Running]
     return index, sequence
 
 
-def likelihood(sequence: Running, text: Continuation) -> Likelihood:
-    scored = sequence.prompt_logprobs[len(sequence.prompt_logprobs) - (len(text.ids) - text.start) :]
+def likelihood(sequence: Running) -> Likelihood:
+    scored = sequence.prompt_logprobs
     greedy = all(each.token in [token for token, logprob in each.top if logprob >= each.logprob] for each in scored)
     return Likelihood(sum(each.logprob for each in scored), len(scored), greedy)

@@ -46,7 +46,9 @@ class Question:
 def read_questions(path: Path, layout: str = "auto") -> list[Question]:
     """The questions of a file, or of every .txt, .json and .jsonl file of a folder, in the order of their names."""
     if layout not in ("auto", *LAYOUTS, *TEXTS):
-        raise ParameterError(f"The layout is {layout!r}; expected auto, {', '.join(dict.fromkeys((*LAYOUTS, *TEXTS)))}.")
+        raise ParameterError(
+            f"The layout is {layout!r}; expected auto, {', '.join(dict.fromkeys((*LAYOUTS, *TEXTS)))}."
+        )
     if path.is_dir():
         files = sorted(each for each in path.iterdir() if each.suffix in (".txt", ".json", ".jsonl"))
         found = [question for each in files for question in read_questions(each, layout)]

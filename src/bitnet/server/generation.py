@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bitnet.engine import SamplingParams, Sequence, TokenLogprob
+from bitnet.engine.sequence import NEVER
 from bitnet.engine.service import Ticket
 from bitnet.errors import BitNetError
 from bitnet.server.admission import Place
@@ -60,7 +61,7 @@ async def generate(request: Generation, context: Context) -> Run:
         served.model.llm.prepare(
             prompt,
             choice_params(request.params, choice),
-            score_prompt=request.score_prompt,
+            score_from=0 if request.score_prompt else NEVER,
             constraint=request.constraint() if request.constraint else None,
         )
         for prompt in request.prompts
