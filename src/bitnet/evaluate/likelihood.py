@@ -16,7 +16,7 @@ Progress = Callable[[int, int], None]  # (texts done, texts in all)
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """logprob: natural, of the whole continuation. tokens: its number of them. greedy: whether each was the likeliest."""
+    """logprob: natural, of the whole continuation. tokens: how many it has. greedy: whether each was the likeliest."""
 
     logprob: float
     tokens: int

@@ -2,9 +2,9 @@
 
 | layout | what a file holds |
 |---|---|
-| choices | JSON: `context` (or `question`, `query`, `prompt`), `choices` (or `endings`), `answer` (or `label`, `gold`): an index from 0 |
+| choices | JSON: `context` (or `question`, `query`, `prompt`), `choices`, `answer` (or `label`, `gold`): an index |
 | hellaswag | JSON as the authors publish it (`ctx`, `endings`, `label`), or llama.cpp's text of six lines a question |
-| piqa | JSON: `goal`, `sol1`, `sol2`; `label` in it, or a line for each in NAME_labels.lst or NAME-labels.lst beside the file |
+| piqa | JSON: `goal`, `sol1`, `sol2`; `label` in it, or lines of NAME_labels.lst or NAME-labels.lst beside the file |
 | arc | JSON: `question`, `choices` with `text` and `label`, `answerKey`; AI2's own nesting too |
 | answers | JSON: `instruction` with "Answer1: ... Answer2: ..." in it and `answer`, as LLM-Adapters has these sets |
 | pairs | JSON: `sentence_good`, `sentence_bad` (BLiMP), or text: a worse line, then its better twin (Zorro) |
@@ -45,10 +45,8 @@ class Question:
 
 def read_questions(path: Path, layout: str = "auto") -> list[Question]:
     """The questions of a file, or of every .txt, .json and .jsonl file of a folder, in the order of their names."""
-    if layout not in ("auto", *LAYOUTS, *TEXTS):
-        raise ParameterError(
-            f"The layout is {layout!r}; expected auto, {', '.join(dict.fromkeys((*LAYOUTS, *TEXTS)))}."
-        )
+    if layout not in ("auto", *LAYOUTS):
+        raise ParameterError(f"The layout is {layout!r}; expected auto, {', '.join(LAYOUTS)}.")
     if path.is_dir():
         files = sorted(each for each in path.iterdir() if each.suffix in (".txt", ".json", ".jsonl"))
         found = [question for each in files for question in read_questions(each, layout)]
@@ -90,18 +88,17 @@ def from_json(path: Path, text: str, layout: str) -> list[Question]:
 
 def parse(path: Path, text: str) -> Sequence[Any]:
     """The records of a JSON list, or of lines of JSON."""
-    number = 0
+    if text.lstrip().startswith("["):
+        return list(load(text, str(path)))
+    lines = enumerate(text.splitlines(), 1)
+    return [load(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+
+
+def load(text: str, what: str) -> Any:
     try:
-        if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        found = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                found.append(json.loads(line))
-        return found
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        where = f", line {number}" if number else ""
-        raise ParameterError(f"{path}{where} is not valid JSON: {error}.") from error
+        raise ParameterError(f"{what} is not valid JSON: {error}.") from error
 
 
 def read_labels(path: Path) -> list[int] | None:
@@ -122,8 +119,15 @@ def layout_of(record: Record) -> str:
 def choices(record: Record) -> Question:
     context = first_of(record, "context", "question", "query", "prompt", "ctx")
     answer = first_of(record, "answer", "label", "gold")
-    texts = tuple(map(str, first_of(record, "choices", "endings")))
+    texts = tuple(map(str, record["choices"]))
     return Question(str(context), spaced(str(context), texts), int(answer))
+
+
+def first_of(record: Record, *keys: str) -> Any:
+    for key in keys:
+        if key in record:
+            return record[key]
+    raise KeyError(keys[0])
 
 
 def hellaswag(record: Record) -> Question:
