@@ -44,7 +44,7 @@ def command(
     from bitnet.evaluate.questions import read_questions
 
     asked = {file: draw(read_questions(file, layout), limit, seed) for file in files}
-    options = {"threads": threads, "kv": kv, "backend": backend, "weights": weights, "force": force}
+    options: dict[str, Any] = {"threads": threads, "kv": kv, "backend": backend, "weights": weights, "force": force}
     bitnet = open_model(model, ctx_size=ctx_size, head="full", max_sequences=SEQUENCES, **options)
     found = {}
     for file, questions in asked.items():
@@ -82,7 +82,7 @@ def to_json(file: Path, found: Accuracy) -> dict[str, Any]:
 
 
 def table(found: dict[Path, Accuracy]) -> str:
-    rows = [("task", "questions", "acc", "acc_norm", "chance")]
+    rows: list[tuple[str, ...]] = [("task", "questions", "acc", "acc_norm", "chance")]
     for file, each in found.items():
         shares = (f"{100 * share:.1f} ± {100 * each.error(share):.1f} %" for share in (each.acc, each.acc_norm))
         rows.append((file.stem, f"{each.questions:,}", *shares, f"{100 * each.chance:.1f} %"))
