@@ -11,13 +11,9 @@ from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bitnet.errors import BitNetError
+from bitnet.errors import ScrapeError
 
 LONGEST = 16 << 20  # bytes: whoever answers more is no server of ours
-
-
-class ScrapeError(BitNetError):
-    """The server is down, refuses, or what answers is no server of ours."""
 
 
 Labels = frozenset[tuple[str, str]]

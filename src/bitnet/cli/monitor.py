@@ -1,0 +1,53 @@
+"""`bitnet monitor`: a server's figures as a dashboard of Streamlit's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitnet.cli.top import HERE, ApiKey, Interval, Url
+from bitnet.errors import ParameterError
+
+NEEDED = ("streamlit", "plotly", "prometheus_client")
+
+
+def command(
+    url: Url = HERE,
+    api_key: ApiKey = "",
+    interval: Interval = 2.0,
+    host: Annotated[str, typer.Option("--host", help="Address that the dashboard listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="And its port.")] = 8501,
+) -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ParameterError(f"`bitnet monitor` needs {', '.join(missing)}.", "pip install 'bitnet[monitor]'")
+    import bitnet.monitor
+
+    script = Path(bitnet.monitor.__file__).with_name("dashboard.py")
+    settings = {
+        "server.address": host,
+        "server.port": port,
+        "server.headless": "true",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "global.developmentMode": "false",
+    }
+    arguments = [f"--{name}={value}" for name, value in settings.items()]
+    # The key goes through the environment: arguments are for all users of the machine to see.
+    environment = {
+        **os.environ,
+        "BITNET_MONITOR_URL": url,
+        "BITNET_MONITOR_KEY": api_key,
+        "BITNET_MONITOR_INTERVAL": str(interval),
+    }
+    try:
+        code = subprocess.call([sys.executable, "-m", "streamlit", "run", str(script), *arguments], env=environment)
+    except KeyboardInterrupt:
+        code = 0
+    raise typer.Exit(code)

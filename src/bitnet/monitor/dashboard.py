@@ -1,0 +1,158 @@
+"""What `bitnet monitor` shows. Streamlit runs this file anew at each visit; the history is kept for all visitors."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from datetime import datetime
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from bitnet.monitor.history import Figures
+from bitnet.monitor.screen import NOT_TOLD, duration, mean, share
+from bitnet.monitor.watch import Watch
+
+URL = os.environ.get("BITNET_MONITOR_URL", "http://127.0.0.1:8080")
+INTERVAL = float(os.environ.get("BITNET_MONITOR_INTERVAL", "2"))
+GIB = 2**30
+COLOURS = ("#0b8375", "#c07a1f", "#7a7568", "#4f6fb5", "#a5443a")
+PERCENTILES = ("p50", "p95")
+
+
+@st.cache_resource
+def watched() -> tuple[Watch, threading.Lock]:
+    return Watch(URL, os.environ.get("BITNET_MONITOR_KEY", "")), threading.Lock()
+
+
+def look() -> Watch:
+    """However many look on, the server is asked once in an interval."""
+    watch, lock = watched()
+    with lock:
+        if time.monotonic() - watch.asked >= 0.9 * INTERVAL:
+            watch.ask()
+    return watch
+
+
+@st.fragment(run_every=INTERVAL)
+def page() -> None:
+    watch = look()
+    state = watch.state
+    if state.error is not None:
+        st.warning(watch.message(), icon=":material/cloud_off:")
+    elif watch.message() != "live":
+        st.info(watch.message(), icon=":material/restart_alt:")
+    if state.figures is None:
+        st.caption("Figures appear as soon as the server answers.")
+        return
+    summary(state.figures)
+    history = watch.history.figures
+    if len(history) < 2:
+        st.caption("Charts begin with the second answer.")
+        return
+    charts(history, watch.history.restarts)
+
+
+def summary(now: Figures) -> None:
+    facts = (now.version, now.isa, None if now.uptime is None else f"up {duration(now.uptime)}")
+    st.caption(" · ".join([URL, *filter(None, facts)]))
+    first = now.time_to_first_token.get("p50")
+    memory = NOT_TOLD if now.memory_used is None else f"{now.memory_used / GIB:.2f} GiB"
+    hottest = max(now.temperature.values(), default=None)
+    told = (
+        ("Generated", "…" if now.generation_rate is None else f"{now.generation_rate:,.1f} tok/s"),
+        ("First token, p50", "–" if first is None else duration(first)),
+        ("Running", f"{now.running or 0:.0f}, {now.waiting or 0:.0f} waiting"),
+        ("KV cache", share(now.kv_cache_usage)),
+        ("CPU", share(mean(list(now.cpu.values())))),
+        ("Memory", memory),
+        ("Temperature", NOT_TOLD if hottest is None else f"{hottest:.1f} °C"),
+        ("Power", ", ".join(f"{watts:.1f} W" for watts in list(now.power.values())[:1]) or NOT_TOLD),
+    )
+    for column, (name, value) in zip(st.columns(4) * 2, told, strict=True):
+        column.metric(name, value)
+
+
+def charts(history: list[Figures], restarts: list[float]) -> None:
+    latencies = {
+        "Time to first token, ms": "time_to_first_token",
+        "Between tokens, ms": "inter_token_latency",
+        "Whole request, ms": "e2e_request_latency",
+        "In the queue, ms": "request_queue_time",
+    }
+    shown: dict[str, dict[str, list[float | None]]] = {
+        "Throughput, tok/s": {
+            "generated": [each.generation_rate for each in history],
+            "prompts": [each.prompt_rate for each in history],
+        },
+        "Requests": {
+            "running": [each.running for each in history],
+            "waiting": [each.waiting for each in history],
+        },
+        **{
+            title: {p: [scaled(getattr(each, name).get(p), 1000) for each in history] for p in PERCENTILES}
+            for title, name in latencies.items()
+        },
+        "Caches, %": {
+            "KV in use": [scaled(each.kv_cache_usage, 100) for each in history],
+            "prefix hits": [scaled(each.prefix_hit_ratio, 100) for each in history],
+        },
+        "CPU, % of each core": labelled(history, "cpu", 100, "core "),
+        "Memory, GiB": {
+            "in use": [scaled(each.memory_used, 1 / GIB) for each in history],
+            "the server": [scaled(each.resident, 1 / GIB) for each in history],
+        },
+        "Temperature, °C": labelled(history, "temperature"),
+        "Power, W": labelled(history, "power"),
+        "CPU frequency, GHz": labelled(history, "frequency", 1e-9, "core "),
+    }
+    times = [datetime.fromtimestamp(each.time) for each in history]
+    columns = st.columns(2)
+    for i, (title, lines) in enumerate(shown.items()):
+        with columns[i % 2]:
+            chart(title, times, lines, [datetime.fromtimestamp(each) for each in restarts])
+
+
+def scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def labelled(history: list[Figures], name: str, factor: float = 1.0, prefix: str = "") -> dict[str, list[float | None]]:
+    labels = dict.fromkeys(label for each in history for label in getattr(each, name))
+    return {
+        f"{prefix}{label}": [scaled(getattr(each, name).get(label), factor) for each in history] for label in labels
+    }
+
+
+def chart(title: str, times: list[datetime], lines: dict[str, list[float | None]], restarts: list[datetime]) -> None:
+    told = {name: values for name, values in lines.items() if any(value is not None for value in values)}
+    if not told:
+        st.markdown(f"**{title}**")
+        st.caption("no requests yet" if title.endswith("ms") else NOT_TOLD)
+        return
+    figure = go.Figure(layout=layout(title))
+    for (name, values), colour in zip(told.items(), COLOURS * (1 + len(told) // len(COLOURS)), strict=False):
+        figure.add_scatter(x=times, y=values, name=name, mode="lines", line={"color": colour, "width": 1.8})
+    for moment in restarts:
+        figure.add_vline(x=moment, line={"color": "#a5443a", "dash": "dot", "width": 1})
+    st.plotly_chart(figure, key=title, config={"displayModeBar": False})
+
+
+def layout(title: str) -> dict[str, Any]:
+    return {
+        "title": {"text": title, "font": {"size": 14}},
+        "height": 240,
+        "margin": {"l": 40, "r": 10, "t": 40, "b": 30},
+        "yaxis": {"rangemode": "tozero"},
+        "legend": {"orientation": "h", "y": 1.18, "x": 1, "xanchor": "right"},
+        "hovermode": "x unified",
+        "uirevision": title,  # a zoom survives the next look
+    }
+
+
+if __name__ == "__main__":
+    st.set_page_config(page_title="bitnet monitor", page_icon="⚪", layout="wide")
+    st.markdown("## bitnet")
+    page()
