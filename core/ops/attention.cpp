@@ -49,6 +49,11 @@ struct Range {
   int64_t begin, end;
 };
 
+// A segment of the cache, of one head.
+struct Piece {
+  int64_t segment, kv_head;
+};
+
 struct Heads {
   const Matrix<const float> q;
   const KVCache& cache;
@@ -72,34 +77,37 @@ struct Heads {
   }
   int64_t first_segment(const Block& block) const { return start_of(block, 0) / kSegmentPositions; }
 
-  // Pages of a segment and of the one that follows it, in the order in which the kernel reads them.
-  int64_t list_pages(const Block& block, int64_t kv_head, int64_t segment, const uint8_t** pages) const {
+  // Pages of a segment, in the order in which the kernel reads them, and keys of the one that is read after it.
+  void list_pages(const Block& block, const Piece& piece, const Piece& next, const uint8_t** pages) const {
     const int32_t* table = batch.block_tables.row(block.sequence);
-    const int64_t per_block = cache.pages_per_block(), last = block.last_position / kPagePositions,
-                  first = segment * kSegmentPages, count = std::min<int64_t>(kSegmentPages, last - first + 1);
-    const auto keys = [&](int64_t page) {
+    const int64_t per_block = cache.pages_per_block(), last = block.last_position / kPagePositions;
+    const auto keys = [&](const Piece& of, int64_t i) {
+      const int64_t page = std::min(of.segment * kSegmentPages + i, last);
       return cache.keys(layer, table[page / per_block]) + page % per_block * cache.page_bytes() +
-             kv_head * cache.head_bytes();
+             of.kv_head * cache.head_bytes();
     };
+    const int64_t count = std::min<int64_t>(kSegmentPages, last - piece.segment * kSegmentPages + 1);
     for (int64_t i = 0; i < count; ++i) {
-      pages[i] = keys(first + i);
+      pages[i] = keys(piece, i);
       pages[count + i] = pages[i] + cache.part_bytes();
     }
-    for (int64_t i = 0; i < kAheadPages; ++i) pages[2 * count + i] = keys(std::min(last, first + count + i));
-    return count;
+    for (int64_t i = 0; i < kAheadPages; ++i) pages[2 * count + i] = keys(next, i);
   }
 
-  // One segment of a block, for the tokens that attend to it; returns which they are.
-  Range attend(const Kernels& kernel, const Block& block, int64_t kv_head, int64_t segment, const State& state) const {
+  // One piece of a block's cache, for the tokens that attend to it; returns which they are. next: what is read after
+  // it.
+  Range attend(const Kernels& kernel, const Block& block, const Piece& piece, const Piece& next,
+               const State& state) const {
     thread_local Scratch scratch;
-    const int64_t first = segment * kSegmentPositions, dim = cache.head_dim, most = block.count * shared;
+    const int64_t kv_head = piece.kv_head, first = piece.segment * kSegmentPositions, dim = cache.head_dim,
+                  most = block.count * shared;
     const int64_t needed = attention_scratch(cache.type, most, dim);
     float* memory = scratch.get<float>(static_cast<size_t>(most * (kSegmentPositions + 2 + dim) + needed));
     int32_t* counts = reinterpret_cast<int32_t*>(memory + most * kSegmentPositions + needed);
     int32_t* starts = counts + most;
     float* rows = memory + most * (kSegmentPositions + 2) + needed;
     const uint8_t* pages[2 * kSegmentPages + kAheadPages];
-    list_pages(block, kv_head, segment, pages);
+    list_pages(block, piece, next, pages);
 
     const int32_t* positions = batch.positions + block.token;
     int64_t begin = 0, end = block.count;
@@ -156,10 +164,11 @@ struct Heads {
       std::fill_n(state.max, rows, -std::numeric_limits<float>::infinity());
       std::fill_n(state.sum, rows * (1 + cache.head_dim), 0.0f);  // and what lies behind it, `out`
     } else {
-      attend(kernel, block, kv_head, segment++, state);
+      attend(kernel, block, {segment, kv_head}, {segment + 1, kv_head}, state);
+      ++segment;
     }
     for (; segment < block.segments(); ++segment)
-      merge(kernel, attend(kernel, block, kv_head, segment, part), state, part);
+      merge(kernel, attend(kernel, block, {segment, kv_head}, {segment + 1, kv_head}, part), state, part);
     finish(kernel, block, kv_head, state, y);
   }
 };
@@ -217,15 +226,14 @@ void attention(Matrix<const float> q, const float* k, const float* v, KVCache& c
     for (int64_t i = 0; i < count * cache.kv_heads; ++i) attend_all(i);
     return;
   }
-  if (count * cache.kv_heads >= 16 * threads() || segments == count || window || threads() == 1 ||
-      part_bytes > kPartBytes)
+  if (count * cache.kv_heads >= 16 * threads() || segments == count || window || part_bytes > kPartBytes)
     return parallel_for(count * cache.kv_heads, attend_all, Deal::Queue);
 
-  // Few blocks over long contexts: every segment is a chunk; then the parts of each block are folded in ascending
-  // order.
+  // Few blocks over long contexts: every piece is a chunk, in the order in which the cache lies in memory; then those
+  // of each head are folded in ascending order.
   struct Part {
     const Block* block;
-    int64_t kv_head, segment;
+    Piece piece;
     float* memory;
     Range tokens;
   };
@@ -234,20 +242,24 @@ void attention(Matrix<const float> q, const float* k, const float* v, KVCache& c
   float* memory = scratch.get<float>(static_cast<size_t>(part_bytes / 4));
   Part* next = parts;
   for (const Block& block : std::span(blocks, end))
-    for (int64_t h = 0; h < cache.kv_heads; ++h)
-      for (int64_t s = 0; s < block.segments(); ++s, memory += heads.state_floats(block))
-        *next++ = {&block, h, s, memory, {}};
+    for (int64_t s = 0; s < block.segments(); ++s)
+      for (int64_t h = 0; h < cache.kv_heads; ++h, memory += heads.state_floats(block))
+        *next++ = {&block, {s, h}, memory, {}};
   const auto state_of = [&](const Part& part) { return heads.state_at(part.memory, *part.block); };
   parallel_for(part_count, [&](int64_t i) {
     Part& part = parts[i];
-    part.tokens = heads.attend(kernel, *part.block, part.kv_head, part.segment, state_of(part));
+    const bool more = i + 1 < part_count && parts[i + 1].block == part.block;
+    part.tokens = heads.attend(kernel, *part.block, part.piece, parts[more ? i + 1 : i].piece, state_of(part));
   });
-  for (int64_t i = 0; i < part_count;) {
-    const Part& first = parts[i];
-    for (++i; i < part_count && parts[i].segment; ++i)
-      heads.merge(kernel, parts[i].tokens, state_of(first), state_of(parts[i]));
-    heads.finish(kernel, *first.block, first.kv_head, state_of(first), y);
-  }
+  for (const Part* first = parts; first < next; first += first->block->segments() * cache.kv_heads)
+    for (int64_t h = 0; h < cache.kv_heads; ++h) {
+      const State state = state_of(first[h]);
+      for (int64_t s = 1; s < first->block->segments(); ++s) {
+        const Part& part = first[s * cache.kv_heads + h];
+        heads.merge(kernel, part.tokens, state, state_of(part));
+      }
+      heads.finish(kernel, *first->block, h, state, y);
+    }
 }
 
 }  // namespace bitnet

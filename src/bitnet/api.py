@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from bitnet.models import Decoder
 from bitnet.models.load import Progress
 from bitnet.models.pooling import read_pooling
 from bitnet.tokenizer import ChatTemplate, Tokenizer, chat_template_for
+
+if TYPE_CHECKING:
+    from bitnet.engine.service import Service
 
 BUILTIN = "stories.gguf"
 Messages = Items[Mapping[str, Any]]
@@ -138,6 +141,7 @@ class BitNet:
         drafter = None if draft is None else open_drafter(draft, decoder, self.tokenizer, config, progress, force)
         self._llm: LLM | None = LLM(decoder, self.tokenizer, config, drafter)
         self._embedder: Embedder | None = None
+        self._service: Service | None = None
         self.stats: Stats | None = None  # of the last generation
 
     @property
@@ -207,6 +211,24 @@ class BitNet:
         pieces = self.stream_ids(ids, replace(params, stop=params.stop + self.chat_template.stop))
         return pieces if stream else "".join(pieces)
 
+    async def astream(self, prompt: str, max_tokens: int | None = 50, **sampling: Any) -> AsyncIterator[str]:
+        """As `stream`, in an event loop: many of them share the model's steps, and none holds the loop up."""
+        ids, params = self.tokenize(prompt), sampling_params(max_tokens, sampling)
+        ticket = self.service.submit(self.llm.prepare(ids, params))
+        async for output in ticket:
+            if output.text:
+                yield output.text
+        self.stats = Stats.of(ticket.sequence)
+
+    @property
+    def service(self) -> Service:
+        """The engine in a thread of its own, for event loops; made when it is first asked for."""
+        if self._service is None:
+            from bitnet.engine.service import Service  # asyncio takes a while to import
+
+            self._service = Service(self.llm)
+        return self._service
+
     def stream_ids(self, ids: Items[int], params: SamplingParams) -> Iterator[str]:
         """Text pieces after a prompt of token ids."""
         sequence = self.llm.add_request(ids, params)
@@ -263,7 +285,10 @@ class BitNet:
         return sequence.prompt_logprobs
 
     def close(self) -> None:
-        """Give the model's memory back; the object cannot be used afterwards."""
+        """Give the model's memory back; the object cannot be used afterwards. What its service does is aborted."""
+        if self._service is not None:
+            self._service.close()
+        self._service = None
         self._llm = self._embedder = None
 
     def __enter__(self) -> BitNet:
@@ -286,9 +311,11 @@ def open_drafter(
 
 
 def sampling_params(max_tokens: int | None, sampling: Mapping[str, Any]) -> SamplingParams:
-    stop = sampling.get("stop")
+    stop, bias = sampling.get("stop"), sampling.get("logit_bias")
     if isinstance(stop, (str, list)):
         sampling = {**sampling, "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    if isinstance(bias, Mapping):
+        sampling = {**sampling, "logit_bias": tuple(bias.items())}
     return replace(keyword_config(SamplingParams, sampling), max_tokens=max_tokens)
 
 

@@ -83,3 +83,19 @@ def test_bytes_of_a_token_are_all_weights_but_the_embedding_and_the_cache_so_far
     assert weight_bytes(tiny_model) >= 2 * c.vocab_size * c.hidden_size  # the tied table is read as the head
     assert kv_bytes(tiny_model, Test(0, 3, 10), "f16") == 12 * 2 * 2 * c.num_key_value_heads * c.head_dim * 2
     assert multiply_adds(c) == c.num_hidden_layers * layer
+
+
+def test_a_depth_that_is_in_the_cache_is_not_read_again(tiny_model: Decoder) -> None:
+    runner, test = Runner(tiny_model, 8, "f32"), Test(0, 3, 40)
+    hashes = [Run(runner, 8, 512, known).timed(test).logits_hash for known in (0, test.positions, 17)]
+    assert len(set(hashes)) == 1
+    steps: list[int] = []
+    compute = runner.compute
+
+    def counted(step: Step) -> object:
+        steps.append(len(step.ids))
+        return compute(step)
+
+    runner.compute = counted
+    Run(runner, 8, 512, test.positions).timed(test)
+    assert steps == [1, 1, 1]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from machine_files import Write, laptop
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+import bitnet
+import bitnet._core as _core
 from bitnet.monitor.collector import MachineCollector
 from bitnet.monitor.sensors import Sensors
 
@@ -31,8 +36,10 @@ def test_what_is_told_is_exported_with_its_labels(write: Write) -> None:
     assert found["bitnet_memory_used_bytes"] == {(): 7000000 * 1024}
     assert found["bitnet_temperature_celsius"] == {('odd "zone"',): 45.5}
     assert found["bitnet_cpu_frequency_hertz"] == {("0",): 800e6}
+    assert found["bitnet_info"] == {(_core.isa(), bitnet.__version__): 1.0}
+    assert found["bitnet_start_time_seconds"][()] == pytest.approx(time.time(), abs=60)
 
 
 def test_what_is_not_told_has_no_line_at_all(write: Write) -> None:
     found = scraped(Sensors(write({}), allowed=[0]))
-    assert set(found) == {"bitnet_process_resident_bytes"}
+    assert set(found) == {"bitnet_process_resident_bytes", "bitnet_start_time_seconds", "bitnet_info"}

@@ -18,6 +18,7 @@ from bitnet.cli.options import complete
 COMMANDS = {
     "run": ("bitnet.cli.run", "Write on after a prompt."),
     "chat": ("bitnet.cli.chat", "Talk with a model."),
+    "serve": ("bitnet.cli.serve", "Answer over HTTP, as OpenAI's API does."),
     "embed": ("bitnet.cli.embed", "Turn texts into vectors."),
     "plan": ("bitnet.cli.plan", "Say how much memory a model will take, before it is loaded."),
     "convert": ("bitnet.cli.convert", "Write a model as another file: GGUF or packed safetensors."),

@@ -71,7 +71,7 @@ SPELLINGS = {
     "repetition_penalty": ("--repeat-penalty",),
     "seed": ("-s",),
 }
-NOT_HERE = ("logprobs",)  # fields that only the library and the server use
+NOT_HERE = ("logprobs", "logit_bias")  # fields that only the library and the server use
 
 
 def complete(command: Callable[..., None]) -> Callable[..., None]:

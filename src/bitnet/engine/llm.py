@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
 from bitnet.backends.base import BLOCK_SIZE, KV_TYPES
+from bitnet.engine.constraint import Constraint, allowed_tokens, follow
 from bitnet.engine.draft import Drafter
 from bitnet.engine.kv_cache import BlockPool
+from bitnet.engine.pace import Pace
 from bitnet.engine.runner import Runner, wanted_rows
 from bitnet.engine.sampling import Floats, SamplingParams, check, sample, token_logprob
 from bitnet.engine.scheduler import Chunk, Scheduler
@@ -93,36 +96,60 @@ class LLM:
         if self.ctx_size < 2 and config.ctx_overflow == "slide":
             raise ParameterError("A context of one token cannot slide.", "Raise --ctx-size.")
         self.runner = Runner(model, blocks, config.kv, config.head)
-        self.scheduler = Scheduler(BlockPool(blocks), config.max_sequences, config.chunk)
+        self.blocks = blocks
+        self.scheduler = self._new_scheduler()
         self.speculator = Speculator(drafter, config.draft_tokens, self.scheduler.chunk) if drafter else None
         self._ids = itertools.count()
         self._lock = threading.RLock()  # over everything below the door: requests may come from several threads
         self._text: dict[Sequence, Text] = {}
 
-    def add_request(
-        self, prompt: Ids[int], params: SamplingParams, score_prompt: bool = False, keep: int | None = None
-    ) -> Sequence:
-        """Queue a prompt of token ids.
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(BlockPool(self.blocks), self.config.max_sequences, self.config.chunk)
 
-        ContextError when it leaves no room for a single new token, unless the context slides. keep: the first tokens
-        that stay then, in place of the configuration's ctx_keep. A prompt that is scored must fit.
+    def prepare(
+        self,
+        prompt: Ids[int],
+        params: SamplingParams,
+        *,
+        score_prompt: bool = False,
+        keep: int | None = None,
+        constraint: Constraint | None = None,
+    ) -> Sequence:
+        """A sequence to be queued with `add`; takes no lock, so that an event loop may call it while a step runs.
+
+        ContextError when the prompt leaves no room for a single new token, unless the context slides. keep: the first
+        tokens that stay then, in place of the configuration's ctx_keep. A prompt that is scored must fit. constraint:
+        what the tokens after the prompt must satisfy; the sequence's own.
         """
         limit = self.ctx_size - (params.max_tokens != 0)
         if not prompt:
             raise ParameterError("The prompt is empty and the model has no begin-of-text token.")
         keep = self.config.ctx_keep if keep is None else max(0, keep)
         kept = min(keep, (self.ctx_size - 1) // 2)  # or nothing could slide
-        sequence = Sequence(next(self._ids), list(prompt), params, score_prompt, keep=kept)
+        sequence = Sequence(next(self._ids), list(prompt), params, score_prompt, keep=kept, constraint=constraint)
         if len(prompt) > limit:
             if not self._slides(sequence):
                 raise self._too_long(sequence)
             sequence.slide(self.ctx_size)
         vocabulary = self.model.config.vocab_size
-        if not all(0 <= token < vocabulary for token in prompt):
+        if not 0 <= min(prompt) <= max(prompt) < vocabulary:
             raise ParameterError(f"The prompt has a token id outside 0 to {vocabulary - 1}.")
+        if not all(0 <= token < vocabulary for token, _ in params.logit_bias):
+            raise ParameterError(f"logit_bias has a token id outside 0 to {vocabulary - 1}.")
+        return sequence
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a prepared sequence."""
         with self._lock:
-            self._text[sequence] = Text(self.tokenizer, params.stop)
+            self._text[sequence] = Text(self.tokenizer, sequence.params.stop)
             self.scheduler.add(sequence)
+
+    def add_request(
+        self, prompt: Ids[int], params: SamplingParams, score_prompt: bool = False, keep: int | None = None
+    ) -> Sequence:
+        """`prepare` and `add`."""
+        sequence = self.prepare(prompt, params, score_prompt=score_prompt, keep=keep)
+        self.add(sequence)
         return sequence
 
     def _too_long(self, sequence: Sequence) -> ContextError:
@@ -140,6 +167,19 @@ class LLM:
             if sequence.status is not Status.FINISHED:
                 self._end(sequence, "abort")
 
+    def reset(self, error: BitNetError) -> None:
+        """After a step that failed halfway: every sequence ends with `error`, and the engine is as if new."""
+        with self._lock:
+            for sequence in list(self._text):
+                sequence.error = error
+                sequence.blocks.clear()
+                sequence.finish("error")
+                sequence.unread.append(Output(sequence, "", None))
+                if self.speculator is not None:
+                    self.speculator.forget(sequence)
+            self._text.clear()
+            self.scheduler = self._new_scheduler()
+
     @property
     def busy(self) -> bool:
         return bool(self.scheduler.waiting or self.scheduler.running)
@@ -149,13 +189,13 @@ class LLM:
         with self._lock:
             return self._step()
 
-    def _step(self) -> list[Output]:
-        chunks = self.scheduler.schedule()
+    def _step(self, pace: Pace | None = None) -> list[Output]:
+        outputs, began = self._expire(), time.perf_counter()
+        chunks = self.scheduler.schedule(None if pace is None else pace.tokens)
         if not chunks:
-            return []
+            return outputs
         if self.speculator is not None:
             chunks = self.speculator.add_drafts(chunks, self.scheduler.pool, self._left)
-        outputs = []
         for chunk, logits in zip(chunks, self.runner.run(chunks), strict=True):
             chunk.sequence.computed = chunk.end
             try:
@@ -166,25 +206,39 @@ class LLM:
             except BitNetError as error:  # of this sequence alone: its neighbours go on
                 chunk.sequence.error = error
                 outputs.append(self._finish(chunk.sequence, "error", None, ""))
+        if pace is not None:
+            pace.learn(sum(chunk.end - chunk.start for chunk in chunks if chunk.prefill), time.perf_counter() - began)
         return outputs
+
+    def _expire(self) -> list[Output]:
+        """Ends the sequences whose time is over, queued or running, with what text was held back."""
+        now, queues = time.perf_counter(), (self.scheduler.running, self.scheduler.waiting)
+        late = [s for queue in queues for s in queue if s.deadline is not None and s.deadline <= now]
+        return [self._finish(sequence, "deadline", None, self._text[sequence].flush()) for sequence in late]
+
+    def advance(self, sequences: Collection[Sequence], pace: Pace | None = None) -> tuple[list[Output], list[Sequence]]:
+        """The next outputs of `sequences`, after a step if none are there yet, and which of them are finished.
+
+        Others' outputs are kept until somebody asks for them, so several loops in several threads may take turns.
+        pace: how much of prompts the step reads; None: as much as the configuration's chunk has room for.
+        """
+        with self._lock:
+            if not any(sequence.unread for sequence in sequences):
+                for output in self._step(pace):
+                    output.sequence.unread.append(output)
+            ready = [output for sequence in sequences for output in sequence.take()]
+            return ready, [sequence for sequence in sequences if sequence.status is Status.FINISHED]
 
     def run(self, sequences: Iterable[Sequence]) -> Iterator[Output]:
         """Step until `sequences` are finished, giving their outputs as they come; aborts them if the caller leaves.
 
-        Several of these loops may take turns, in one thread or in several: what a step gives to another loop's sequence
-        is kept until that one asks.
         Raises the error of a sequence that ended with one, after the others are finished.
         """
         given = list(sequences)
         pending = dict.fromkeys(given)
         try:
             while pending:
-                with self._lock:
-                    if not any(sequence.unread for sequence in pending):
-                        for output in self._step():
-                            output.sequence.unread.append(output)
-                    ready = [output for sequence in pending for output in sequence.take()]
-                    finished = [sequence for sequence in pending if sequence.status is Status.FINISHED]
+                ready, finished = self.advance(pending)
                 yield from ready
                 for sequence in finished:
                     del pending[sequence]
@@ -233,15 +287,18 @@ class LLM:
         params, text = sequence.params, self._text[sequence]
         if params.max_tokens == 0:
             return self._finish(sequence, "length", None, "")
-        token = sample(logits, params, sequence.prompt_counts, sequence.counts, sequence.random.random())
+        constraint = sequence.constraint
+        allowed = None if constraint is None else allowed_tokens(constraint, len(logits))
+        token = sample(logits, params, sequence.prompt_counts, sequence.counts, sequence.random.random(), allowed)
         if params.logprobs is not None:
             sequence.logprobs.append(token_logprob(logits, token, params.logprobs))
         sequence.append(token)
+        complete = constraint is not None and follow(constraint, token)
         if token in self.tokenizer.eos_ids and not params.ignore_eos:
             return self._finish(sequence, "stop", token, text.flush())
         shown = text.push(token)
-        if text.stopped:
-            return self._finish(sequence, "stop", token, shown)
+        if text.stopped or complete:
+            return self._finish(sequence, "stop", token, shown + text.flush())
         full = len(sequence) >= self.ctx_size and not self._slides(sequence)
         if full or len(sequence.output) == params.max_tokens:
             return self._finish(sequence, "length", token, shown + text.flush())
@@ -252,8 +309,10 @@ class LLM:
         return Output(sequence, text, token)
 
     def _end(self, sequence: Sequence, reason: str) -> None:
-        self.scheduler.finish(sequence, reason)
-        self._text.pop(sequence, None)
+        if self._text.pop(sequence, None) is not None:
+            self.scheduler.finish(sequence, reason)
+        else:  # it was never queued
+            sequence.finish(reason)
         if self.speculator is not None:
             self.speculator.forget(sequence)
 

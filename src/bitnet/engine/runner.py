@@ -48,7 +48,7 @@ def wanted_rows(chunk: Chunk) -> range:
 def needed_logits(chunks: list[Chunk]) -> int:
     """How many of the likeliest logits every wanted row needs; 0: all."""
     tops = [
-        0 if c.sequence.score_prompt and c.start < len(c.sequence.prompt) else c.sequence.params.top
+        0 if c.sequence.score_prompt and c.start < len(c.sequence.prompt) else c.sequence.top
         for c in chunks
         if wanted_rows(c)
     ]

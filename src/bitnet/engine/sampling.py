@@ -25,7 +25,8 @@ def knob(default: Any, help: str, low: float = -math.inf, high: float = math.inf
 class SamplingParams:
     """How to choose tokens, and when to stop.
 
-    The steps are applied in this order: penalties, temperature, top_k, top_p, min_p, then one draw.
+    The steps are applied in this order: logit_bias, what a constraint rules out, penalties, temperature, top_k, top_p,
+    min_p, then one draw. Log-probabilities are those before all of them.
     """
 
     max_tokens: int | None = knob(None, "tokens to generate at most; none: until the context is full", 0)
@@ -40,12 +41,17 @@ class SamplingParams:
     stop: tuple[str, ...] = knob((), "stop before any of these strings")
     ignore_eos: bool = knob(False, "go on after the model's end-of-text token")
     logprobs: int | None = knob(None, "also return log-probabilities of this many likeliest tokens", 0, 1000)
+    logit_bias: tuple[tuple[int, float], ...] = knob(
+        (), "pairs of a token id and what is added to its logit", -100, 100
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value, low, high = getattr(self, each.name), each.metadata["low"], each.metadata["high"]
             if each.name == "stop":
                 check_stop(value)
+            elif each.name == "logit_bias":
+                check_bias(value, low, high)
             elif value is None and each.default is None:
                 continue
             elif isinstance(value, bool) != isinstance(each.default, bool) or not isinstance(value, (int, float)):
@@ -63,7 +69,7 @@ class SamplingParams:
     @property
     def top(self) -> int:
         """How many of the likeliest logits decide the token; 0: all."""
-        if self.has_penalties or self.logprobs is not None:
+        if self.has_penalties or self.logit_bias or self.logprobs is not None:
             return 0
         return self.top_k if self.temperature else 1
 
@@ -73,34 +79,61 @@ def check_stop(stop: Any) -> None:
         raise ParameterError(f"stop is {stop!r}; expected non-empty strings.")
 
 
+def check_bias(bias: Any, low: float, high: float) -> None:
+    pairs = isinstance(bias, (tuple, list)) and all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in bias)
+    if not pairs or not all(isinstance(i, int) and isinstance(x, (int, float)) and low <= x <= high for i, x in bias):
+        raise ParameterError(
+            f"logit_bias is {bias!r:.60}; expected pairs of a token id and a number from {low} to {high}."
+        )
+
+
 def sample(
-    logits: Floats, params: SamplingParams, prompt: Mapping[int, int], output: Mapping[int, int], draw: float
+    logits: Floats,
+    params: SamplingParams,
+    prompt: Mapping[int, int],
+    output: Mapping[int, int],
+    draw: float,
+    allowed: NDArray[np.bool_] | None = None,
 ) -> int:
     """The next token.
 
-    logits: (vocab,). prompt, output: how often each token occurred there. draw: uniform in [0, 1).
-    The result depends on nothing else, so neighbours in a batch cannot change it.
+    logits: (vocab,). prompt, output: how often each token occurred there. draw: uniform in [0, 1). allowed: (vocab,),
+    some of them; None: all. The result depends on nothing else, so neighbours in a batch cannot change it.
     """
     check(logits)
+    if params.logit_bias:
+        logits = biased(logits, params.logit_bias)
+    if allowed is not None:
+        logits = np.where(allowed, logits, np.float32(-np.inf))
     if params.has_penalties:
         logits = penalize(logits, params, prompt, output)
     if params.temperature == 0:
         return int(logits.argmax())
     # What is ruled out weighs nothing: all but a few where the head was screened.
-    allowed = np.flatnonzero(logits > -np.inf) if logits.min() == -np.inf else np.arange(len(logits))
-    weights = np.exp((logits[allowed].astype(np.float64) - logits.max()) / params.temperature)  # the likeliest weighs 1
+    possible = np.flatnonzero(logits > -np.inf) if logits.min() == -np.inf else np.arange(len(logits))
+    weights = np.exp(
+        (logits[possible].astype(np.float64) - logits.max()) / params.temperature
+    )  # the likeliest weighs 1
     ids = np.arange(len(weights))
     for keep in FILTERS:
         ids = keep(weights, ids, params)
     # Inverse transform: the draw falls into each token's share of the unit interval with its probability.
     cumulative = weights[ids].cumsum()
-    return int(allowed[ids[min(int(cumulative.searchsorted(draw * cumulative[-1], side="right")), len(ids) - 1)]])
+    return int(possible[ids[min(int(cumulative.searchsorted(draw * cumulative[-1], side="right")), len(ids) - 1)]])
 
 
 def check(logits: Floats) -> None:
     """Raise where the likeliest is not a number, or not a finite one; -inf elsewhere only rules a token out."""
     if not np.isfinite(logits.max(axis=-1)).all():
         raise BitNetError("The model computed logits that are not numbers.", "The model file is probably damaged.")
+
+
+def biased(logits: Floats, bias: tuple[tuple[int, float], ...]) -> Floats:
+    """The sum of its biases is added to each logit, in the order given."""
+    logits = logits.copy()
+    for token, value in bias:
+        logits[token] += np.float32(value)
+    return logits
 
 
 def penalize(logits: Floats, params: SamplingParams, prompt: Mapping[int, int], output: Mapping[int, int]) -> Floats:

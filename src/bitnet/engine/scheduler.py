@@ -26,6 +26,11 @@ class Chunk:
         return [*self.sequence.tokens(self.start, self.end), *self.drafts]
 
     @property
+    def prefill(self) -> bool:
+        """Whether it reads what was there before: one token more is what every step computes."""
+        return self.end - self.start > 1 or not self.complete
+
+    @property
     def complete(self) -> bool:
         """Whether it ends the sequence as it is known, so that the next token can be chosen."""
         return self.end == len(self.sequence)
@@ -47,18 +52,21 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def schedule(self) -> list[Chunk]:
-        """The chunks of the next step; empty when there is nothing to do."""
+    def schedule(self, prompt_tokens: int | None = None) -> list[Chunk]:
+        """The chunks of the next step; empty when there is nothing to do.
+
+        prompt_tokens: of prompts at most, beside the one token of each sequence that is past its prompt.
+        """
         self._admit()
         chunks: list[Chunk] = []
-        budget = self.chunk
+        budget, prompts = self.chunk, self.chunk if prompt_tokens is None else prompt_tokens
         for sequence in sorted(self.running, key=lambda s: len(s) - s.computed > 1):  # decodes before prompts
-            if sequence.status is not Status.RUNNING or not budget:
-                continue
-            end = min(len(sequence), sequence.computed + budget)
-            if self._make_room(sequence, end):
-                chunks.append(Chunk(sequence, sequence.computed, end))
-                budget -= end - sequence.computed
+            left = len(sequence) - sequence.computed
+            count = min(left, budget, prompts if left > 1 else 1)
+            if sequence.status is Status.RUNNING and count and self._make_room(sequence, sequence.computed + count):
+                chunks.append(Chunk(sequence, sequence.computed, sequence.computed + count))
+                budget -= count
+                prompts -= count if left > 1 else 0
         return [c for c in chunks if c.sequence.status is Status.RUNNING]
 
     def finish(self, sequence: Sequence, reason: str) -> None:

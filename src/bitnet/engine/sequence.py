@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bitnet.backends.base import BLOCK_SIZE
+from bitnet.engine.constraint import Constraint
 from bitnet.engine.sampling import SamplingParams, TokenLogprob
 from bitnet.errors import BitNetError
 
@@ -29,8 +30,9 @@ class Sequence:
     computed: positions of the context whose keys and values are in the cache. blocks: the cache blocks that hold them.
     keep: tokens at the beginning that never slide out. slid: how many after them have.
     drafted, accepted: guesses at tokens, and those that were right. steps: runs of the model that gave tokens.
-    finish_reason: "stop" (end of text or a stop string), "length" (max_tokens or the context), "abort" or "error",
-    and then `error` says which.
+    finish_reason: "stop" (end of text, a stop string, or a constraint that is satisfied), "length" (max_tokens or the
+    context), "deadline", "abort" or "error", and then `error` says which.
+    deadline: of time.perf_counter(), when it ends wherever it is.
     """
 
     id: int
@@ -38,6 +40,8 @@ class Sequence:
     params: SamplingParams
     score_prompt: bool = False
     output: list[int] = field(default_factory=list)
+    constraint: Constraint | None = None
+    deadline: float | None = None
     keep: int = 0
     slid: int = 0
     computed: int = 0
@@ -65,6 +69,11 @@ class Sequence:
     def __len__(self) -> int:
         """Positions of the context."""
         return len(self.prompt) + len(self.output) - self.slid
+
+    @property
+    def top(self) -> int:
+        """How many of the likeliest logits decide its next token; 0: all."""
+        return 0 if self.constraint is not None else self.params.top
 
     def tokens(self, start: int, end: int) -> list[int]:
         """The ids at positions start to end - 1 of the context."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,10 +13,11 @@ from bitnet.monitor.sensors import Sensors
 
 
 class MachineCollector(Collector):
-    """For `registry.register`."""
+    """For `registry.register`. The start that it tells is the moment of its making."""
 
     def __init__(self, sensors: Sensors | None = None) -> None:
         self._sensors = sensors or Sensors()
+        self._start = time.time()
 
     def describe(self) -> list[Metric]:
         return []  # or else the registry would read the sensors to find out the names
@@ -33,15 +35,28 @@ class MachineCollector(Collector):
             family("cpu_frequency_hertz", "Present frequency of a core.", now.frequency, "core"),
             family("battery_charge_ratio", "What is left in a battery.", now.battery, "battery"),
             family("throttled", "1 where a Raspberry Pi slows down, and why.", now.throttled, "reason"),
+            family("start_time_seconds", "When the server started, in seconds since 1970.", self._start),
+            family("info", "The version and the instruction set that is used.", *build()),
         )
         yield from (each for each in found if each.samples)
 
 
-def family(name: str, help: str, values: Mapping[Any, float] | float | None, label: str | None = None) -> Metric:
-    metric = GaugeMetricFamily(f"bitnet_{name}", help, labels=[label] if label else None)
+def family(name: str, help: str, values: Mapping[Any, float] | float | None, *labels: str) -> Metric:
+    """One gauge; keys of several labels are tuples."""
+    metric = GaugeMetricFamily(f"bitnet_{name}", help, labels=labels or None)
     if isinstance(values, Mapping):
         for key, value in values.items():
-            metric.add_metric([str(key)], value)
+            metric.add_metric([str(each) for each in (key if isinstance(key, tuple) else (key,))], value)
     elif values is not None:
         metric.add_metric([], values)
     return metric
+
+
+def build() -> tuple[dict[tuple[str, str], float], str, str]:
+    from bitnet import __version__
+
+    try:
+        from bitnet._core import isa
+    except ImportError:  # not built: the reference backend still runs
+        return {(__version__, "reference"): 1.0}, "version", "isa"
+    return {(__version__, isa()): 1.0}, "version", "isa"
