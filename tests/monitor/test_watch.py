@@ -15,7 +15,7 @@ import bitnet.monitor.watch as watch_module
 from bitnet.cli.main import main
 from bitnet.errors import ScrapeError
 from bitnet.monitor.reader import parse
-from bitnet.monitor.screen import duration, screen, ticks
+from bitnet.monitor.screen import Screen, duration, ticks
 from bitnet.monitor.watch import Watch
 
 Serve = Callable[[Any], None]
@@ -41,43 +41,83 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     return answers
 
 
-def shown(watch: Watch) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(screen(watch))
+def shown(watch: Watch, width: int = 120, height: int | None = None) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(Screen(watch.state, watch.url, height))
     return console.file.getvalue()
+
+
+def watching(asks: int) -> Watch:
+    watch = Watch("here")
+    for _ in range(asks):
+        watch.ask()
+    return watch
+
+
+def row(name: str, text: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(name))
 
 
 def test_what_is_not_told_is_said_to_be_so(serve: Serve) -> None:
     served = ServedMetrics(start=0)
     served.tell("cpu_usage_ratio", 0.5, core="0")
     serve(served)
-    watch = Watch("here")
-    watch.ask()
-    watch.ask()
-    text = shown(watch)
-    assert "7.0 tok/s" in text and "core 0" in text and "50 %" in text
-    temperature, power = (next(line for line in text.splitlines() if name in line) for name in ("temperature", "power"))
-    assert "not reported" in temperature and "not reported" in power
+    text = shown(watching(2))
+    assert "7.0 tok/s" in row("generated", text) and "50 %" in row("  core 0", text)
+    assert all("not reported" in row(name, text) for name in ("temperature", "power", "frequency"))
+
+
+def test_what_is_told_is_shown_the_highest_first(serve: Serve) -> None:
+    served = ServedMetrics(start=0)
+    for name, value in (("board", 40), ("package", 71.26)):
+        served.tell("temperature_celsius", value, sensor=name)
+    served.tell("power_watts", 14.5, domain="package-0")
+    served.tell("cpu_frequency_hertz", 8e8, core="0")
+    served.tell("cpu_frequency_hertz", 2.4e9, core="1")
+    served.tell("throttled", 1, reason="under-voltage")
+    served.tell("battery_charge_ratio", 0.63, battery="BAT0")
+    serve(served)
+    text = shown(watching(1))
+    assert row("temperature", text).split(maxsplit=1)[1].strip() == "package 71.3 °C, board 40.0 °C"
+    assert "package-0 14.5 W" in text and "0.80 to 2.40 GHz" in text
+    assert "under-voltage" in row("slowed down", text) and "63 %" in row("BAT0", text)
 
 
 def test_a_server_that_goes_keeps_its_last_figures_and_says_since_when(serve: Serve) -> None:
     served = ServedMetrics(start=0)
     served.set("requests_running", 3)
     serve(served, None, None, ServedMetrics(start=1001))
-    watch = Watch("here")
-    watch.ask()
-    since = watch.ask().since
+    watch = watching(2)
+    since = watch.state.since
     assert watch.ask().since == since and since is not None
-    assert "Nobody answers." in shown(watch) and "3 running" in shown(watch)
+    text = shown(watch)
+    assert "Nobody answers." in text and "Start one." in text and "3 running" in text
     watch.ask()
     assert "started anew" in shown(watch)
 
 
 def test_nothing_ever_answered(serve: Serve) -> None:
     serve(None)
-    watch = Watch("here")
-    watch.ask()
-    assert "Nobody answers." in shown(watch)
+    assert "Nobody answers." in shown(watching(1))
+
+
+@pytest.mark.parametrize("width, height", [(20, 4), (40, 12), (80, 24), (200, 60)])
+def test_the_screen_keeps_to_its_size(serve: Serve, width: int, height: int) -> None:
+    served = ServedMetrics(start=0)
+    for core in range(64):
+        served.tell("cpu_usage_ratio", core / 64, core=str(core))
+        served.tell("temperature_celsius", core, sensor=f"a sensor with a long name {core}")
+    serve(served)
+    lines = shown(watching(30), width, height).splitlines()
+    assert len(lines) <= height and max(map(len, lines)) <= width and "0.1.0" in lines[0] + "0.1.0" * (width < 40)
+    assert ("▁▁▂" in shown(watching(3), 100, 24)) and ("core 63" in shown(watching(3), 100, 200))
+
+
+def test_a_server_does_not_steer_the_terminal(serve: Serve) -> None:
+    served = ServedMetrics(start=0)
+    served.tell("temperature_celsius", 50, sensor="\x1b[2J\x1b]0;owned\x07")
+    serve(served)
+    assert "\x1b" not in shown(watching(1)) and "\x07" not in shown(watching(1))
 
 
 def test_one_look_is_one_object_of_json(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -21,33 +19,28 @@ def command(
     url: Url = HERE,
     api_key: ApiKey = "",
     interval: Interval = 2.0,
-    host: Annotated[str, typer.Option("--host", help="Address that the dashboard listens on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="And its port.")] = 8501,
+    host: Annotated[
+        str, typer.Option("--host", help="Address that the dashboard listens on; whoever reaches it sees the figures.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port that it listens on.")] = 8501,
 ) -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise ParameterError(f"`bitnet monitor` needs {', '.join(missing)}.", "pip install 'bitnet[monitor]'")
+    from streamlit.web import cli as streamlit
+
     import bitnet.monitor
 
-    script = Path(bitnet.monitor.__file__).with_name("dashboard.py")
+    # Streamlit runs the file as a script, with nothing to give it but the environment.
+    os.environ.update(BITNET_MONITOR_URL=url, BITNET_MONITOR_KEY=api_key, BITNET_MONITOR_INTERVAL=str(interval))
     settings = {
         "server.address": host,
         "server.port": port,
         "server.headless": "true",
+        "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "global.developmentMode": "false",
     }
-    arguments = [f"--{name}={value}" for name, value in settings.items()]
-    # The key goes through the environment: arguments are for all users of the machine to see.
-    environment = {
-        **os.environ,
-        "BITNET_MONITOR_URL": url,
-        "BITNET_MONITOR_KEY": api_key,
-        "BITNET_MONITOR_INTERVAL": str(interval),
-    }
-    try:
-        code = subprocess.call([sys.executable, "-m", "streamlit", "run", str(script), *arguments], env=environment)
-    except KeyboardInterrupt:
-        code = 0
-    raise typer.Exit(code)
+    script = Path(bitnet.monitor.__file__).with_name("dashboard.py")
+    streamlit.main(["run", str(script), *(f"--{name}={value}" for name, value in settings.items())])

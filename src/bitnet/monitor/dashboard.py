@@ -13,7 +13,7 @@ import streamlit as st
 
 from bitnet.monitor.history import Figures
 from bitnet.monitor.screen import NOT_TOLD, duration, mean, share
-from bitnet.monitor.watch import Watch
+from bitnet.monitor.watch import State, Watch
 
 URL = os.environ.get("BITNET_MONITOR_URL", "http://127.0.0.1:8080")
 INTERVAL = float(os.environ.get("BITNET_MONITOR_INTERVAL", "2"))
@@ -27,32 +27,30 @@ def watched() -> tuple[Watch, threading.Lock]:
     return Watch(URL, os.environ.get("BITNET_MONITOR_KEY", "")), threading.Lock()
 
 
-def look() -> Watch:
+def look() -> State:
     """However many look on, the server is asked once in an interval."""
     watch, lock = watched()
     with lock:
         if time.monotonic() - watch.asked >= 0.9 * INTERVAL:
             watch.ask()
-    return watch
+        return watch.state
 
 
 @st.fragment(run_every=INTERVAL)
 def page() -> None:
-    watch = look()
-    state = watch.state
+    state = look()
     if state.error is not None:
-        st.warning(watch.message(), icon=":material/cloud_off:")
-    elif watch.message() != "live":
-        st.info(watch.message(), icon=":material/restart_alt:")
-    if state.figures is None:
+        st.warning(f"{state.message} {state.error.hint}", icon=":material/cloud_off:")
+    elif state.restarted is not None:
+        st.info(state.message, icon=":material/restart_alt:")
+    if state.now is None:
         st.caption("Figures appear as soon as the server answers.")
         return
-    summary(state.figures)
-    history = watch.history.figures
-    if len(history) < 2:
+    summary(state.now)
+    if len(state.figures) < 2:
         st.caption("Charts begin with the second answer.")
         return
-    charts(history, watch.history.restarts)
+    charts(state.figures, state.restarts)
 
 
 def summary(now: Figures) -> None:
@@ -66,7 +64,7 @@ def summary(now: Figures) -> None:
         ("First token, p50", "–" if first is None else duration(first)),
         ("Running", f"{now.running or 0:.0f}, {now.waiting or 0:.0f} waiting"),
         ("KV cache", share(now.kv_cache_usage)),
-        ("CPU", share(mean(list(now.cpu.values())))),
+        ("CPU", share(mean(now.cpu.values()))),
         ("Memory", memory),
         ("Temperature", NOT_TOLD if hottest is None else f"{hottest:.1f} °C"),
         ("Power", ", ".join(f"{watts:.1f} W" for watts in list(now.power.values())[:1]) or NOT_TOLD),

@@ -1,102 +1,144 @@
-"""The figures of a server on a terminal."""
+"""The figures of a server on a terminal, as many as fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from bitnet.monitor.history import Figures
-from bitnet.monitor.watch import Watch
+from bitnet.monitor.watch import State
 
 TICKS = "▁▂▃▄▅▆▇█"
-WIDTH = 40  # of lines of ticks
-CORES = 16  # that have a line of their own
+NAMES, NARROWEST, WIDEST = 16, 8, 60  # columns of names, of a graph at least, at most
 NOT_TOLD = "not reported"
-GIB = 2**30
+GIB, GHZ = 2**30, 1e9
 
 
-def screen(watch: Watch) -> RenderableType:
-    state, figures = watch.state, watch.state.figures
-    style = "yellow" if state.error or watch.message() != "live" else "green"
-    head = Text.assemble(("bitnet ", "bold"), (watch.url, "dim"), "  ", (watch.message(), style))
-    if figures is None:
-        return head
-    facts = (figures.version, figures.isa, None if figures.uptime is None else f"up {duration(figures.uptime)}")
-    head.append("  " + " · ".join(filter(None, facts)), "dim")
-    return Group(head, "", engine(figures, watch.history.figures), "", machine(figures, watch.history.figures))
+class Row(NamedTuple):
+    """line: what is drawn of each moment, `top` being the highest there can be. share: how much of a bar is filled."""
+
+    name: str
+    value: str
+    line: Callable[[Figures], float | None] | None = None
+    top: float | None = None
+    share: float | None = None
+    style: str = ""
 
 
-def engine(now: Figures, before: Sequence[Figures]) -> Table:
-    table = rows()
-    table.add_row("generated", rate(now.generation_rate), ticks([each.generation_rate for each in before]))
-    table.add_row("prompts", rate(now.prompt_rate), ticks([each.prompt_rate for each in before]))
-    running = f"{count(now.running)} running, {count(now.waiting)} waiting"
-    table.add_row("requests", running, ticks([each.running for each in before]))
-    for name, latency in (
+class Screen:
+    """For rich, which knows the width. height: lines at most, or None for all."""
+
+    def __init__(self, state: State, url: str, height: int | None = None) -> None:
+        self._state, self._url, self._height = state, url, height
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        first, *said = header(self._state, self._url)
+        head = [first, *(line for text in said for line in text.wrap(console, options.max_width))]
+        below = None if self._height is None else self._height - len(head)
+        for line in [*head, *body(self._state.figures, options.max_width, below)][: self._height]:
+            line.truncate(options.max_width, overflow="ellipsis")
+            line.no_wrap = True
+            yield line
+
+
+def header(state: State, url: str) -> list[Text]:
+    style = "yellow" if state.error or state.restarted else "green"
+    lines = [Text.assemble(("bitnet ", "bold"), printable(url)), Text(printable(state.message), style)]
+    if state.error is not None and state.error.hint:
+        lines.append(Text(printable(state.error.hint), "dim"))
+    if state.now is not None:
+        now = state.now
+        facts = (now.version, now.isa, None if now.uptime is None else f"up {duration(now.uptime)}")
+        lines[0].append(printable("  " + " · ".join(filter(None, facts))), "dim")
+    return lines
+
+
+def body(figures: Sequence[Figures], width: int, height: int | None) -> list[Text]:
+    if not figures:
+        return []
+    now = figures[-1]
+    first, second, each_core = engine(now), machine(now), cores(now)
+    free = 10**6 if height is None else height - len(first) - len(second)
+    # Where not every core gets its line, all share one.
+    second += each_core if len(each_core) <= free else [Row("each core", ticks(list(now.cpu.values()), 1.0))]
+    gap = [Row("", "")] if free - len(each_core) >= 2 else []
+    rows = [*gap, *first, *gap, *second]
+    values = max(len(row.value) for row in rows if row.line or row.share is not None)
+    graph = min(WIDEST, width - NAMES - values - 2)
+    return [drawn(row, figures, values, graph) for row in rows]
+
+
+def drawn(row: Row, figures: Sequence[Figures], values: int, graph: int) -> Text:
+    line = Text.assemble((row.name.ljust(NAMES), "dim"), (printable(row.value), row.style))
+    if graph >= NARROWEST and (row.line or row.share is not None):
+        line.pad_right(values - len(row.value) + 2)
+        shown = [row.line(each) for each in figures[-graph:]] if row.line else []
+        line.append(ticks(shown, row.top) if row.share is None else bar(row.share, min(20, graph)), "green")
+    return line
+
+
+def engine(now: Figures) -> list[Row]:
+    latencies = (
         ("first token", now.time_to_first_token),
         ("between tokens", now.inter_token_latency),
         ("whole request", now.e2e_request_latency),
         ("in the queue", now.request_queue_time),
-    ):
-        shown = ", ".join(f"{q} {duration(value)}" for q, value in latency.items())
-        table.add_row(name, shown or "none in the last minute")
-    table.add_row("KV cache", share(now.kv_cache_usage), ticks([each.kv_cache_usage for each in before], 1.0))
-    table.add_row("prefix hits", share(now.prefix_hit_ratio), ticks([each.prefix_hit_ratio for each in before], 1.0))
+    )
     ended = " · ".join(f"{value:.0f} {name}" for name, value in sorted(now.requests.items()) if value)
-    table.add_row("ended", ended or "none")
-    return table
+    running = f"{count(now.running)} running, {count(now.waiting)} waiting"
+    return [
+        Row("generated", rate(now.generation_rate), lambda each: each.generation_rate),
+        Row("prompts", rate(now.prompt_rate), lambda each: each.prompt_rate),
+        Row("requests", running, lambda each: each.running),
+        *(Row(name, ", ".join(f"{q} {duration(s)}" for q, s in found.items()) or "–") for name, found in latencies),
+        Row("KV cache", share(now.kv_cache_usage), lambda each: each.kv_cache_usage, 1.0),
+        Row("prefix hits", share(now.prefix_hit_ratio, "–"), lambda each: each.prefix_hit_ratio, 1.0),
+        Row("ended", ended or "none"),
+    ]
 
 
-def machine(now: Figures, before: Sequence[Figures]) -> Table:
-    table = rows()
-    loads = [mean(list(each.cpu.values())) for each in before]
-    table.add_row("CPU", share(mean(list(now.cpu.values()))), ticks(loads, 1.0))
-    for core, load in list(now.cpu.items())[:CORES]:
-        table.add_row(f"  core {core}", share(load), bar(load))
+def machine(now: Figures) -> list[Row]:
     memory = NOT_TOLD
     if now.memory_used is not None and now.memory_total:
         memory = f"{now.memory_used / GIB:.2f} of {now.memory_total / GIB:.2f} GiB"
-    table.add_row("memory", memory, ticks([each.memory_used for each in before], now.memory_total))
-    table.add_row("server", NOT_TOLD if now.resident is None else f"{now.resident / GIB:.2f} GiB")
-    table.add_row("temperature", each_of(now.temperature, "°C"))
-    table.add_row("power", each_of(now.power, "W"))
-    for name, left in now.battery.items():
-        table.add_row(name, share(left))
-    slow = [reason for reason, holds in now.throttled.items() if holds]
-    if slow:
-        table.add_row("slowed down", Text(", ".join(slow), "yellow"))
-    return table
+    slow = ", ".join(reason for reason, holds in now.throttled.items() if holds)
+    return [
+        *([Row("slowed down", slow, style="yellow")] if slow else []),
+        Row("CPU", share(mean(now.cpu.values())), lambda each: mean(each.cpu.values()), 1.0),
+        Row("memory", memory, lambda each: each.memory_used, now.memory_total),
+        Row("server", NOT_TOLD if now.resident is None else f"{now.resident / GIB:.2f} GiB"),
+        Row("temperature", each_of(now.temperature, "°C")),
+        Row("power", each_of(now.power, "W")),
+        Row("frequency", spread([hertz / GHZ for hertz in now.frequency.values()], "GHz")),
+        *(Row(name, share(left)) for name, left in now.battery.items()),
+    ]
 
 
-def rows() -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", min_width=14)
-    table.add_column(min_width=24)
-    table.add_column(style="green", no_wrap=True)
-    return table
+def cores(now: Figures) -> list[Row]:
+    return [Row(f"  core {core}", share(load), share=load) for core, load in now.cpu.items()]
 
 
 def ticks(values: Sequence[float | None], top: float | None = None) -> str:
-    """The latest values as heights; a gap where there was none."""
-    latest = values[-WIDTH:]
-    known = [value for value in latest if value is not None]
+    """Values as heights; a gap where there was none."""
+    known = [value for value in values if value is not None]
     highest = top or max(known, default=0.0)
     if not known or highest <= 0:
         return ""
     steps = len(TICKS) - 1
-    return "".join(" " if v is None else TICKS[round(steps * min(1.0, max(0.0, v / highest)))] for v in latest)
+    return "".join(" " if v is None else TICKS[round(steps * min(1.0, max(0.0, v / highest)))] for v in values)
 
 
-def bar(part: float, width: int = 20) -> str:
+def bar(part: float, width: int) -> str:
     filled = round(width * min(1.0, max(0.0, part)))
     return "█" * filled + "░" * (width - filled)
 
 
-def mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return sum(found) / len(found) if found else None
 
 
 def count(value: float | None) -> str:
@@ -107,12 +149,21 @@ def rate(value: float | None) -> str:
     return "…" if value is None else f"{value:,.1f} tok/s"
 
 
-def share(value: float | None) -> str:
-    return NOT_TOLD if value is None else f"{100 * value:.0f} %"
+def share(value: float | None, absent: str = NOT_TOLD) -> str:
+    return absent if value is None else f"{100 * value:.0f} %"
 
 
-def each_of(values: dict[str, float], unit: str) -> str:
-    return ", ".join(f"{name} {value:.1f} {unit}" for name, value in values.items()) or NOT_TOLD
+def each_of(values: Mapping[str, float], unit: str) -> str:
+    """The highest first, as the rest may not fit."""
+    highest = sorted(values.items(), key=lambda each: -each[1])
+    return ", ".join(f"{name} {value:.1f} {unit}" for name, value in highest) or NOT_TOLD
+
+
+def spread(values: Sequence[float], unit: str) -> str:
+    if not values:
+        return NOT_TOLD
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -121,3 +172,8 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def printable(text: str) -> str:
+    """What a server says of itself must not steer the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text)

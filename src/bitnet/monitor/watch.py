@@ -9,42 +9,60 @@ from bitnet.errors import ScrapeError
 from bitnet.monitor.history import Figures, History
 from bitnet.monitor.reader import scrape
 
+NEWS = 60.0  # seconds for which a restart is worth a line
+
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """figures: the latest there are, also while the server is down. error: why there are no newer ones."""
+    """What is known of a server at one moment; it never changes, so that a thread may draw it while another asks.
 
-    figures: Figures | None = None
+    figures: oldest first; they stay while the server is down. error: why there are no newer ones. since: the
+    time.time() of the first failure in a row.
+    """
+
+    figures: tuple[Figures, ...] = ()
+    restarts: tuple[float, ...] = ()
     error: ScrapeError | None = None
-    since: float | None = None  # time.time() of the first failure in a row
-    restarted: float | None = None
+    since: float | None = None
+
+    @property
+    def now(self) -> Figures | None:
+        return self.figures[-1] if self.figures else None
+
+    @property
+    def restarted(self) -> float | None:
+        """When it was seen to have been started anew, where that is news."""
+        recent = self.now and self.restarts and self.now.time - self.restarts[-1] < NEWS
+        return self.restarts[-1] if recent else None
+
+    @property
+    def message(self) -> str:
+        """One line on how the server is."""
+        if self.error is not None:
+            return f"No figures since {clock(self.since)}, asking again. {self.error.message}"
+        if self.restarted is not None:
+            return f"The server was started anew at {clock(self.restarted)}."
+        return "live" if self.figures else "asking"
 
 
 class Watch:
+    """asked: the time.monotonic() of the last time."""
+
     def __init__(self, url: str, key: str = "", model: str | None = None) -> None:
-        self.url, self.history = url, History(model)
-        self._key = key
-        self.state = State()
-        self.asked = -float("inf")  # time.monotonic() of the last time
+        self.url, self.state, self.asked = url, State(), -float("inf")
+        self._key, self._history = key, History(model)
 
     def ask(self, timeout: float = 5.0) -> State:
         """Ask once. What goes wrong is part of the state and is not raised."""
         self.asked = time.monotonic()
+        before, history = self.state, self._history
         try:
-            figures = self.history.add(scrape(self.url, self._key, timeout))
-            restarts = self.history.restarts
-            self.state = State(figures, restarted=restarts[-1] if restarts else None)
+            history.add(scrape(self.url, self._key, timeout))
+            self.state = State(tuple(history.figures), tuple(history.restarts))
         except ScrapeError as error:
-            before = self.state
-            self.state = State(before.figures, error, before.since or time.time(), before.restarted)
+            self.state = State(before.figures, before.restarts, error, before.since or time.time())
         return self.state
 
-    def message(self) -> str:
-        """One line on how the server is."""
-        state = self.state
-        if state.error is not None:
-            since = time.strftime("%H:%M:%S", time.localtime(state.since))
-            return f"{state.error.message} Since {since}; asking again."
-        if state.restarted is not None and state.figures and state.figures.time - state.restarted < 60:
-            return f"The server was started anew at {time.strftime('%H:%M:%S', time.localtime(state.restarted))}."
-        return "live"
+
+def clock(moment: float | None) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(moment))
