@@ -18,9 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from served_metrics import ServedMetrics
+
+from bitnet.cli.main import main
 
 PATIENCE = 60.0
 TOP = (sys.executable, "-m", "bitnet", "top")
@@ -184,3 +187,11 @@ def test_json_goes_on_a_line_a_look(server: Server) -> None:
             found = json.loads(process.stdout.readline())
         process.terminate()
     assert first["version"] == "0.1.0" and "wants a key" in found["error"]
+
+
+def test_monitor_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("bitnet.cli.monitor.find_spec", lambda name: None if name == "streamlit" else True)
+    with pytest.raises(SystemExit) as end:
+        main(["monitor"])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "needs streamlit" in said and "pip install 'bitnet[monitor]'" in said

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,32 +15,34 @@ import streamlit as st
 
 from bitnet.monitor.history import Figures
 from bitnet.monitor.screen import NOT_TOLD, duration, mean, share
-from bitnet.monitor.watch import State, Watch
+from bitnet.monitor.watch import Watch
 
 URL = os.environ.get("BITNET_MONITOR_URL", "http://127.0.0.1:8080")
 INTERVAL = float(os.environ.get("BITNET_MONITOR_INTERVAL", "2"))
 GIB = 2**30
 COLOURS = ("#0b8375", "#c07a1f", "#7a7568", "#4f6fb5", "#a5443a")
 PERCENTILES = ("p50", "p95")
+Lines = dict[str, list[float | None]]
 
 
 @st.cache_resource
-def watched() -> tuple[Watch, threading.Lock]:
-    return Watch(URL, os.environ.get("BITNET_MONITOR_KEY", "")), threading.Lock()
+def watched() -> Watch:
+    """One for all visitors, and its history goes on while there is none."""
+    watch = Watch(URL, os.environ.get("BITNET_MONITOR_KEY", ""))
+    watch.ask()
 
-
-def look() -> State:
-    """However many look on, the server is asked once in an interval."""
-    watch, lock = watched()
-    with lock:
-        if time.monotonic() - watch.asked >= 0.9 * INTERVAL:
+    def ask() -> None:
+        while True:
+            time.sleep(INTERVAL)
             watch.ask()
-        return watch.state
+
+    threading.Thread(target=ask, daemon=True).start()
+    return watch
 
 
 @st.fragment(run_every=INTERVAL)
 def page() -> None:
-    state = look()
+    state = watched().state
     if state.error is not None:
         st.warning(f"{state.message} {state.error.hint}", icon=":material/cloud_off:")
     elif state.restarted is not None:
@@ -73,14 +77,15 @@ def summary(now: Figures) -> None:
         column.metric(name, value)
 
 
-def charts(history: list[Figures], restarts: list[float]) -> None:
+def charts(figures: Sequence[Figures], restarts: Sequence[float]) -> None:
+    history = with_gaps(figures)
     latencies = {
         "Time to first token, ms": "time_to_first_token",
         "Between tokens, ms": "inter_token_latency",
         "Whole request, ms": "e2e_request_latency",
         "In the queue, ms": "request_queue_time",
     }
-    shown: dict[str, dict[str, list[float | None]]] = {
+    shown: dict[str, Lines] = {
         "Throughput, tok/s": {
             "generated": [each.generation_rate for each in history],
             "prompts": [each.prompt_rate for each in history],
@@ -113,24 +118,34 @@ def charts(history: list[Figures], restarts: list[float]) -> None:
             chart(title, times, lines, [datetime.fromtimestamp(each) for each in restarts])
 
 
+def with_gaps(figures: Sequence[Figures]) -> list[Figures]:
+    """With figures of nothing where the server did not answer for a while, so that no line leads across."""
+    found = list(figures[:1])
+    for before, now in pairwise(figures):
+        if now.time - before.time > max(5.0, 3 * INTERVAL):
+            found.append(Figures(time=(before.time + now.time) / 2))
+        found.append(now)
+    return found
+
+
 def scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def labelled(history: list[Figures], name: str, factor: float = 1.0, prefix: str = "") -> dict[str, list[float | None]]:
+def labelled(history: Sequence[Figures], name: str, factor: float = 1.0, prefix: str = "") -> Lines:
     labels = dict.fromkeys(label for each in history for label in getattr(each, name))
     return {
         f"{prefix}{label}": [scaled(getattr(each, name).get(label), factor) for each in history] for label in labels
     }
 
 
-def chart(title: str, times: list[datetime], lines: dict[str, list[float | None]], restarts: list[datetime]) -> None:
+def chart(title: str, times: list[datetime], lines: Lines, restarts: list[datetime]) -> None:
     told = {name: values for name, values in lines.items() if any(value is not None for value in values)}
     if not told:
         st.markdown(f"**{title}**")
         st.caption("no requests yet" if title.endswith("ms") else NOT_TOLD)
         return
-    figure = go.Figure(layout=layout(title))
+    figure = go.Figure(layout=layout(title, times))
     for (name, values), colour in zip(told.items(), COLOURS * (1 + len(told) // len(COLOURS)), strict=False):
         figure.add_scatter(x=times, y=values, name=name, mode="lines", line={"color": colour, "width": 1.8})
     for moment in restarts:
@@ -138,12 +153,15 @@ def chart(title: str, times: list[datetime], lines: dict[str, list[float | None]
     st.plotly_chart(figure, key=title, config={"displayModeBar": False})
 
 
-def layout(title: str) -> dict[str, Any]:
+def layout(title: str, times: list[datetime]) -> dict[str, Any]:
+    heights = {"range": [0, 100]} if "%" in title else {"rangemode": "tozero"}
     return {
         "title": {"text": title, "font": {"size": 14}},
         "height": 240,
         "margin": {"l": 40, "r": 10, "t": 40, "b": 30},
-        "yaxis": {"rangemode": "tozero"},
+        "xaxis": {"range": [times[0], times[-1]]},
+        "yaxis": heights,
+        "showlegend": True,
         "legend": {"orientation": "h", "y": 1.18, "x": 1, "xanchor": "right"},
         "hovermode": "x unified",
         "uirevision": title,  # a zoom survives the next look
