@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from bitnet import __version__
 from bitnet.engine import Sequence
+from bitnet.monitor.collector import MachineCollector
 from bitnet.server.registry import Served
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -61,10 +61,7 @@ class Metrics:
         self.generated = counter("generation_tokens", "Tokens generated.")
         self.requests = counter("requests", "Texts asked for, by how they ended.", "outcome")
         self.registry.register(Engines(loaded))
-        started = Gauge("bitnet_start_time_seconds", "When the server started, in Unix time.", registry=self.registry)
-        started.set(time.time())
-        info = Gauge("bitnet_info", "Always 1.", ["version", "isa"], registry=self.registry)
-        info.labels(__version__, isa()).set(1)
+        self.registry.register(MachineCollector())
         self._aliases = aliases
         self._models: dict[str, ModelMetrics] = {}
 
@@ -156,11 +153,3 @@ def renamed(metric: Metric, name: str) -> Metric:
         labels["model_name"] = labels.pop("model")
         copy.add_sample(name + sample.name.removeprefix(metric.name), labels, sample.value)
     return copy
-
-
-def isa() -> str:
-    try:
-        from bitnet import _core
-    except ImportError:
-        return "reference"
-    return _core.isa()
