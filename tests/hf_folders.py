@@ -44,6 +44,8 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+# As prism-ml's Bonsai models have it; low frequencies, a ramp and high ones in a head of 32 numbers.
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 GEMMA3_TEXT = {
     "head_dim": 32,
     "num_hidden_layers": 3,
@@ -56,7 +58,8 @@ PROMPT = [1, *np.random.default_rng(7).integers(3, 96, 29).tolist()]
 
 @dataclass(frozen=True)
 class Case:
-    """kind: the classes of transformers. linear_class, mode: as in its BitNetQuantConfig. dtype: of the stored floats.
+    """kind: the classes of transformers. linear_class, mode: as in its BitNetQuantConfig, which has neither where the
+    first is "". dtype: of the stored floats.
 
     seed: one with which no activation falls so close to a rounding boundary that the noise of float32 (about 1e-7)
     moves it to the next of the 255 levels; such a step is seen in all later logits, as 1e-2 to 1e-1.
@@ -100,6 +103,15 @@ CASES = {
         quantization={"use_rms_norm": True, "modules_to_not_convert": ["lm_head", "down_proj"]},
     ),
     "qwen3-bitlinear": Case(QWEN3, "bitlinear", config={"head_dim": 32}),
+    "qwen3-yarn": Case(QWEN3, "bitlinear", config={"head_dim": 32, "rope_parameters": YARN_ROPE}),
+    "llama-yarn-own-factors": Case(
+        LLAMA,
+        "bitlinear",
+        config={"rope_parameters": YARN_ROPE | {"attention_factor": 1.3, "beta_fast": 8.0, "beta_slow": 0.5}},
+    ),
+    "llama-input-norms-autobitlinear": Case(LLAMA, "autobitlinear", quantization={"use_rms_norm": True}),
+    # As onebitllms writes Falcon-E: no class and no mode, which means BitLinear and packed.
+    "falcon-e": Case(LLAMA, "", "offline", config={"tie_word_embeddings": False, "is_bitnet_config": True}),
     "qwen3-online": Case(QWEN3, "autobitlinear", "online", config={"head_dim": 16, "tie_word_embeddings": False}),
     "gemma3-online": Case(GEMMA3, "autobitlinear", "online", config=GEMMA3_TEXT),
     "gemma3-bitlinear": Case(
@@ -111,8 +123,11 @@ CASES = {
 }
 
 
-def write(case: Case, folder: Path) -> None:
-    """The folder as its publisher would upload it: config.json and model.safetensors, packed where mode is offline."""
+def write(case: Case, folder: Path, ternary: int = 0) -> None:
+    """The folder as its publisher would upload it: config.json and model.safetensors, packed where mode is offline.
+
+    ternary: floats that are ternary already, with so many scales a projection, and nothing said of it.
+    """
     torch.manual_seed(case.seed)
     config = getattr(transformers, case.kind[1])(**SMALL | case.config)
     model = getattr(transformers, case.kind[0])(config)
@@ -121,15 +136,17 @@ def write(case: Case, folder: Path) -> None:
             if "norm" in name:
                 weight.uniform_(0.5, 1.5)
     model.to(case.dtype).save_pretrained(folder)
+    if ternary:
+        round_floats(folder / "model.safetensors", ternary)
+        return
     if case.mode == "offline":
-        pack(folder / "model.safetensors", case.linear_class)
+        pack(folder / "model.safetensors", case.linear_class or "bitlinear")
     if case.quantization.get("use_rms_norm"):
         add_input_norms(folder / "model.safetensors", config, case)
     written = json.loads((folder / "config.json").read_text())
     written["quantization_config"] = {
         "quant_method": "bitnet",
-        "linear_class": case.linear_class,
-        "quantization_mode": case.mode,
+        **({"linear_class": case.linear_class, "quantization_mode": case.mode} if case.linear_class else {}),
         **case.quantization,
     }
     (folder / "config.json").write_text(json.dumps(written, indent=1))
@@ -151,6 +168,19 @@ def pack(file: Path, linear_class: str) -> None:
         stored = scale if linear_class == "autobitlinear" else 1 / scale
         packed[name.replace(".weight", ".weight_scale")] = stored.reshape(1).to(weight.dtype)
     save_file(packed, file, {"format": "pt"})
+
+
+def round_floats(file: Path, devices: int) -> None:
+    """Replace every projection by -1, 0 and 1 times the scale of its device: of some columns where it writes the hidden
+    state, of some rows elsewhere."""
+    tensors = load_file(file)
+    for name, weight in tensors.items():
+        if name.endswith("_proj.weight"):
+            parts = weight.float().chunk(devices, dim=1 if "o_proj" in name or "down_proj" in name else 0)
+            scales = [part.abs().mean().to(weight.dtype) for part in parts]
+            rounded = [(part / s.float()).round().clamp(-1, 1) * s for part, s in zip(parts, scales, strict=True)]
+            tensors[name] = torch.cat(rounded, dim=1 if "o_proj" in name or "down_proj" in name else 0).to(weight.dtype)
+    save_file(tensors, file, {"format": "pt"})
 
 
 def add_input_norms(file: Path, config: Any, case: Case) -> None:

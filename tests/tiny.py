@@ -16,6 +16,7 @@ from bitnet.convert import write_checkpoint
 from bitnet.formats import Checkpoint, TensorInfo
 from bitnet.models import Decoder
 from bitnet.models.decoder import Config
+from bitnet.models.load import resolve
 from bitnet.models.names import spellings
 from bitnet.quant.rules import ternarize
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
@@ -134,6 +135,11 @@ def load(source: Checkpoint | Path, ops: Ops | str = "reference") -> Decoder:
 
 def config_of(source: Checkpoint) -> Config:
     return models.open_model(source)[1]
+
+
+def found_names(source: Checkpoint) -> dict[str, str]:
+    """Our name -> the file's."""
+    return resolve(source, models.open_model(source)[2])
 
 
 def new_cache(model: Decoder, tokens: int, dtype: str = "f32") -> Any:

@@ -16,19 +16,29 @@ BitNetError
 └── ResourceError          not enough memory or processors for what was asked  exit code 1
 """
 
+LONGEST = 2000  # characters of a message
+
 
 class BitNetError(Exception):
     """Base of every error that bitnet raises on purpose.
 
-    `message` says what was found and what was expected; `hint`, when given, says what to do next.
+    `message` says what was found and what was expected; `hint`, when given, says what to do next. Files and requests
+    are quoted in them, so what is too long is cut, and what a terminal would obey is escaped.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(f"{message}\n{hint}" if hint else message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = readable(message), readable(hint)
+        super().__init__(f"{self.message}\n{self.hint}" if hint else self.message)
+
+
+def readable(text: str) -> str:
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class ModelError(BitNetError):

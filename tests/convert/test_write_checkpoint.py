@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import float_models
 import numpy as np
 import pytest
 import tiny
@@ -105,10 +106,7 @@ def test_masters_are_ternarised_and_norms_become_float32(tmp_path: Path) -> None
 
 
 def test_float_projections_keep_their_type(tmp_path: Path) -> None:
-    source = tiny.Synthetic({k: v for k, v in tiny.LLAMA.items() if k != "quantization_config"})
-    for name, weight in source.weights.items():
-        if isinstance(weight, TernaryTensor):
-            source.weights[name] = DenseTensor(weight.dequantize().astype(np.float16), "F16")
+    source = float_models.float_model()
     with formats.open(tiny.convert(source, tmp_path / "m.gguf")) as checkpoint:
         assert checkpoint.tensors()["blk.0.attn_q.weight"].dtype == "F16"
         assert checkpoint.metadata["general.file_type"] == 1

@@ -80,7 +80,7 @@ def rescaled(path: Path, dtype: str, group: int) -> Path:
                 n, k = tensor.shape
                 scales = random.uniform(0.5, 1, (n, k // group) if group else n).astype(np.float16)
                 codes = tensor.codes | 1 if dtype == "Q1_0" else tensor.codes
-                tensor, stored = TernaryTensor(codes, scales.astype(np.float32), True), dtype
+                tensor, stored = TernaryTensor(codes, scales.astype(np.float32)), dtype
             specs.append(TensorSpec.of(info.name, tensor, stored))
         write_gguf(path.with_name("rescaled.gguf"), source.metadata, specs)
     return path.with_name("rescaled.gguf")

@@ -56,12 +56,6 @@ def test_version_2_is_the_same_layout(save, sound):
     assert formats.open(save(sound.whole())).version == 2
 
 
-def test_a_mapped_file_gives_the_same_tensors(save, sound):
-    with formats.open(save(sound.whole()), mapped=True) as checkpoint:
-        assert checkpoint.read("output_norm.weight").data.tolist() == [1, 2, 3]
-        assert checkpoint.read("blk.0.attn_q.weight").scales == 0.5
-
-
 def test_the_alignment_of_the_file_is_followed(save, gguf_bytes):
     b = gguf_bytes
     pairs = [b.text("general.architecture", "llama"), b.pair("general.alignment", 4, struct.pack("<I", 64))]
@@ -249,10 +243,9 @@ def test_a_missing_tensor_is_named(save, sound):
         checkpoint.read("nope")
 
 
-@pytest.mark.parametrize("mapped", [False, True])
-def test_a_file_cut_short_while_open_is_an_error_and_not_a_crash(save, sound, mapped):
+def test_a_file_cut_short_while_open_is_an_error_and_not_a_crash(save, sound):
     path = save(sound.whole())
-    with formats.open(path, mapped=mapped) as checkpoint:
+    with formats.open(path) as checkpoint:
         os.truncate(path, 64)
         with pytest.raises(FormatError, match="when it was opened"):
             checkpoint.read("output_norm.weight")

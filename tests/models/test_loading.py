@@ -301,6 +301,12 @@ def test_a_missing_size_is_named(key: str) -> None:
             {"rope_scaling": {"rope_type": "llama3", "factor": 0, "low_freq_factor": 1, "high_freq_factor": 1}},
             "rotary frequencies",
         ),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 0}}, "factor of yarn is 0"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "beta_slow": -1}}, "beta_slow of yarn is -1"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 0}},
+            "max_position_embeddings is 0",
+        ),
         ({"hidden_act": 3}, "hidden_act is 3"),
         ({"architectures": 3}, "architectures is 3"),
         ({"architectures": [3]}, "architectures"),
@@ -321,7 +327,9 @@ def test_hyper_parameters_that_make_no_sense_are_refused(changes: dict[str, Any]
         ({"mlp_bias": True}, "mlp_bias"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"rope_parameters": {"partial_rotary_factor": 0.25}}, "partial_rotary_factor"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2}}, "'yarn'"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2}}, "'longrope'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "truncate": False}}, "truncate"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "mscale": 1.0, "mscale_all_dim": 1.0}}, "mscale_all_dim"),
     ],
 )
 def test_what_is_not_supported_is_said(changes: dict[str, Any], words: str) -> None:
@@ -334,7 +342,10 @@ def test_what_is_not_supported_is_said(changes: dict[str, Any], words: str) -> N
     [
         ({"rope.dimension_count": 8}, "rope.dimension_count is 8"),
         ({"attention.key_length": 16, "attention.value_length": 32}, "attention.value_length is 32"),
-        ({"rope.scaling.type": "yarn"}, "'yarn'"),
+        ({"rope.scaling.type": "longrope"}, "'longrope'"),
+        ({"rope.scaling.type": "yarn"}, "rope.scaling.factor is missing"),
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": -4.0}, "factor of yarn is -4.0"),
+        ({"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.yarn_log_multiplier": 1.0}, "log_mul"),
         ({"rope.scaling.type": "linear", "rope.scaling.factor": -1.0}, "rotary frequencies"),
         ({"rope.scaling.type": "linear"}, "rope.scaling.factor is missing"),
         ({"attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon is missing"),

@@ -187,8 +187,10 @@ def test_what_does_not_finish_in_time_ends_with_an_error(tiny_gguf: Path) -> Non
 
 
 def test_a_second_signal_ends_it_now(tiny_gguf: Path) -> None:
-    patient = started("-m", tiny_gguf, "--ctx-size", 0, "--drain-timeout", 3600)
-    with patient as (process, client), ThreadPoolExecutor(1) as pool:
+    with (
+        started("-m", tiny_gguf, "--ctx-size", 0, "--drain-timeout", 3600) as (process, client),
+        ThreadPoolExecutor(1) as pool,
+    ):
         began = threading.Event()
         running = pool.submit(stream_of, client, {**LONG, "stream": True}, began)
         assert began.wait(serving.PATIENCE)

@@ -71,20 +71,22 @@ class Rope:
 
     style: "neox" turns pairs (i, i + d/2); "interleaved" pairs (2i, 2i + 1), as GGUF's llama files store q and k.
     factors: (d / 2,) divisors of the frequencies, as Llama 3.1's long-context scaling has them.
+    scale: of the cosines and sines, hence of queries and keys; YaRN has one.
     """
 
     theta: float
     head_dim: int
     style: str = "neox"
     factors: tuple[float, ...] | None = None
+    scale: float = 1.0
 
     def angles(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Cosines and sines (count, head_dim / 2) of positions 0 to count - 1, computed in float64."""
+        """Cosines and sines (count, head_dim / 2) of positions 0 to count - 1, scaled, computed in float64."""
         frequencies = self.theta ** -(np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim)
         if self.factors is not None:
             frequencies = frequencies / np.asarray(self.factors, np.float64)
         angles = np.arange(count, dtype=np.float64)[:, None] * frequencies
-        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        return (self.scale * np.cos(angles)).astype(np.float32), (self.scale * np.sin(angles)).astype(np.float32)
 
 
 class Model(Protocol):

@@ -10,7 +10,8 @@ import numpy as np
 from bitnet.convert.source import Source
 from bitnet.errors import UnsupportedError
 from bitnet.models.decoder import Config
-from bitnet.models.hyperparameters import Reader, rope_factors
+from bitnet.models.metadata import Reader
+from bitnet.models.rope_scaling import llama3
 
 CLASSES = {
     "bitnet": ("BitNetForCausalLM", "bitnet"),
@@ -80,14 +81,23 @@ def rotary(config: Config) -> dict[str, Any]:
 
 def scaling(config: Config) -> dict[str, Any]:
     """The rule that gives these divisors; for llama3's, the trained context is sought among the powers of two."""
+    if config.yarn:
+        return {
+            "rope_type": "yarn",
+            "factor": config.yarn.factor,
+            "original_max_position_embeddings": config.yarn.original_context,
+            "attention_factor": config.yarn.attention_factor,
+            "beta_fast": config.yarn.beta_fast,
+            "beta_slow": config.yarn.beta_slow,
+        }
     factors = config.rope_factors or (1.0,)
     if len(set(factors)) == 1:
         return {"rope_type": "linear", "factor": factors[0]}
     for trained in (1 << i for i in range(6, 22)):
         rule = {"rope_type": "llama3", "factor": max(factors), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
         rule["original_max_position_embeddings"] = trained
-        found = rope_factors(Reader(Path("config.json"), rule), config.rope_theta, config.head_dim, trained)
-        if found is not None and np.allclose(found, factors, rtol=1e-6, atol=0):
+        found = llama3(Reader(Path("config.json"), rule), config.rope_theta, config.head_dim, trained)
+        if np.allclose(found, factors, rtol=1e-6, atol=0):
             return rule
     raise UnsupportedError(
         "The divisors of this model's rotary frequencies follow no rule that config.json has a name for.",

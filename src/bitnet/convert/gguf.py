@@ -24,6 +24,7 @@ from bitnet.models.hyperparameters import INPUT_NORM_EPS, KEPT, gemma3_layer_typ
 from bitnet.models.load import Progress
 from bitnet.models.names import spellings
 from bitnet.models.pooling import GGUF_TYPES, said_pooling
+from bitnet.models.rope_scaling import Yarn, usual_attention_factor
 from bitnet.models.rotation import PREFIX
 from bitnet.quant.tensor import DenseTensor
 from bitnet.tokenizer import Tokenizer
@@ -171,7 +172,7 @@ def rotated_heads(name: str, config: Config) -> int:
 def rope_specs(config: Config) -> list[TensorSpec]:
     """The tensor that holds the divisors of the rotary frequencies, where one number does not say them."""
     factors = config.rope_factors
-    if factors is None or len(set(factors)) == 1:
+    if factors is None or config.yarn or len(set(factors)) == 1:
         return []
     return [TensorSpec.of("rope_freqs.weight", DenseTensor(np.array(factors, np.float32)), "F32")]
 
@@ -206,7 +207,9 @@ def hyperparameters(config: Config, architecture: str, pooling: str = "none") ->
     }
     if config.head_dim * config.num_attention_heads != config.hidden_size:
         values |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    if config.rope_factors is not None and len(set(config.rope_factors)) == 1:
+    if config.yarn:
+        values |= yarn(config.yarn)
+    elif config.rope_factors is not None and len(set(config.rope_factors)) == 1:
         values |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_factors[0]}
     if config.input_norm_eps not in (None, config.rms_norm_eps):
         values[INPUT_NORM_EPS] = config.input_norm_eps
@@ -219,6 +222,21 @@ def hyperparameters(config: Config, architecture: str, pooling: str = "none") ->
     if pooling in GGUF_TYPES and pooling != "none":
         values["pooling_type"] = GGUF_TYPES.index(pooling)
     return {f"{architecture}.{key}": value for key, value in values.items()}
+
+
+def yarn(rule: Yarn) -> dict[str, Any]:
+    """llama.cpp multiplies the usual attention factor by one of the file's own."""
+    values: dict[str, Any] = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": rule.factor,
+        "rope.scaling.original_context_length": rule.original_context,
+    }
+    own = rule.attention_factor / usual_attention_factor(rule.factor)
+    if abs(own - 1) > 1e-9:
+        values["rope.scaling.attn_factor"] = own
+    if (rule.beta_fast, rule.beta_slow) != (32.0, 1.0):
+        values |= {"rope.scaling.yarn_beta_fast": rule.beta_fast, "rope.scaling.yarn_beta_slow": rule.beta_slow}
+    return values
 
 
 def kept_projections(source: Source, dtypes: Mapping[str, str]) -> dict[str, Any]:

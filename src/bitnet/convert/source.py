@@ -17,9 +17,9 @@ from bitnet.errors import FormatError
 from bitnet.formats import Checkpoint
 from bitnet.formats.ahead import in_order
 from bitnet.formats.gguf_writer import Block
-from bitnet.models.load import open_model, resolve, scaled, ternary_names
+from bitnet.models.load import open_model, partly_ternary, resolve, rounds_floats, scaled, ternary_names
 from bitnet.models.rotation import read_rotations
-from bitnet.quant.rules import absmean, row_sums, ternary_codes
+from bitnet.quant.rules import absmean, exact_ternary, row_sums, ternary_codes
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 
 BLOCK = 1 << 20  # weights at a time
@@ -39,7 +39,7 @@ class Source:
         self.model = self.module.__name__.rpartition(".")[-1]
         self.found = resolve(checkpoint, self.shapes)  # our name -> the file's
         self.rotations = read_rotations(checkpoint, self.found)
-        self.ternary = ternary_names(checkpoint, self.found)
+        self.ternary, self.rounds = ternary_names(checkpoint, self.found), rounds_floats(checkpoint, self.found)
         if rounding is not None:
             self.ternary |= {name for name in self.found if name.endswith("_proj")}
 
@@ -84,11 +84,21 @@ class Source:
         if self.rounding is not None:
             whole = self.rounding(name, read(slice(None)).dequantize())
             return partial(rows_of_ternary, whole)
+        if not self.rounds:
+            return partial(self.exact_rows, name, read)
         return partial(rounded, read, *self.scale(name, read))
 
     def stored_rows(self, name: str, rows: slice) -> Tensor:
         spelled = self.found[name]
         return scaled(self.checkpoint.read_rows(spelled, rows), spelled, self.checkpoint)
+
+    def exact_rows(self, name: str, read: Callable[[slice], Tensor], rows: slice) -> TernaryTensor:
+        """Rows whose floats are ternary already."""
+        weight = read(rows).dequantize()
+        exact = exact_ternary(weight)
+        if exact is None and weight.any():
+            raise partly_ternary(self.checkpoint, self.found[name])
+        return exact or TernaryTensor(np.zeros(weight.shape, np.int8), np.zeros((), np.float32))
 
     def scale(self, name: str, read: Callable[[slice], Tensor]) -> tuple[NDArray[np.float32], bool]:
         """The scale that loading would give these masters, and whether they are that scale times -1, 0, 1 already.
@@ -142,5 +152,5 @@ def reordered(read: Callable[[slice], Tensor], width: int, apart: bool, rows: sl
     index = np.arange(tensor.shape[0]).reshape(pairs).swapaxes(1, 2).reshape(-1)
     if isinstance(tensor, TernaryTensor):
         scales = tensor.scales[index] if tensor.scales.ndim else tensor.scales
-        return TernaryTensor(tensor.codes[index], scales, tensor.weight_only)
+        return TernaryTensor(tensor.codes[index], scales)
     return DenseTensor(tensor.data[index], tensor.dtype, None if tensor.scales is None else tensor.scales[index])

@@ -30,9 +30,9 @@ def sniff(head: bytes) -> bool:
     return head.startswith(MAGIC)
 
 
-def open(path: Path, mapped: bool = False) -> GGUFCheckpoint:
-    """Open the GGUF file at `path`. With `mapped`, dense tensors are views of the file (see source.py)."""
-    source = SourceFile(path, mapped)
+def open(path: Path) -> GGUFCheckpoint:
+    """Open the GGUF file at `path`."""
+    source = SourceFile(path)
     try:
         header = read_header(source)
         architecture = _architecture(source, header)
@@ -66,7 +66,7 @@ class GGUFCheckpoint(Checkpoint):
 
     def read(self, name: str) -> Tensor:
         info, start = self._readable(name), self._placed[name].start
-        return self._decoded(info, info.shape, self._source.view(start, info.nbytes + BY_NAME[info.dtype].behind))
+        return self._decoded(info, info.shape, self._source.read(start, info.nbytes + BY_NAME[info.dtype].behind))
 
     def row_step(self, name: str) -> int:
         info = self._readable(name)
@@ -80,7 +80,7 @@ class GGUFCheckpoint(Checkpoint):
         shape, trailer = (last - first, info.shape[1]), kind.trailer + kind.behind
         before = kind.size((first, info.shape[1])) - kind.trailer
         start = self._placed[name].start
-        data = self._source.view(start + before, kind.size(shape) - kind.trailer)
+        data = self._source.read(start + before, kind.size(shape) - kind.trailer)
         if trailer:
             end = self._source.read(start + info.nbytes - kind.trailer, trailer)
             data = np.concatenate([data, end])

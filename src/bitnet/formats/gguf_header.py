@@ -20,7 +20,10 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_KEY = 65535  # bytes, by the specification
 MAX_NAME = 1024  # bytes of a tensor name; llama.cpp has 64
-MAX_ARRAY = 1 << 22  # elements: eight times the largest vocabulary
+MAX_HEADER = 1 << 26  # bytes: four times the largest vocabulary with its merges
+MAX_ENTRIES = 1 << 16  # tensors, and keys
+MAX_ARRAY = 1 << 22  # elements of all arrays together: three times those of the largest vocabulary
+MAX_STRING = 1 << 24  # bytes of a metadata string
 MAX_ALIGNMENT = 1 << 16
 MAX_DIMS = 4
 SMALLEST_PAIR, SMALLEST_TENSOR = 8 + 1 + 4 + 1, 8 + 1 + 4 + 8 + 4 + 8  # bytes of an entry with a name of one letter
@@ -67,6 +70,8 @@ def read_header(source: SourceFile) -> Header:
     cursor.expect(
         tensor_count * SMALLEST_TENSOR + pair_count * SMALLEST_PAIR, f"{tensor_count:,} tensors, {pair_count:,} keys"
     )
+    if max(tensor_count, pair_count) > MAX_ENTRIES:
+        raise cursor.error(f"{tensor_count:,} tensors and {pair_count:,} keys; at most {MAX_ENTRIES:,} are accepted")
     metadata: dict[str, Any] = {}
     for _ in range(pair_count):
         key = cursor.name(MAX_KEY, "a metadata key")
@@ -88,6 +93,7 @@ class _Cursor:
 
     def __init__(self, source: SourceFile) -> None:
         self.source, self.at = source, 0
+        self.elements = 0  # of arrays so far
         self._window = b""
 
     def expect(self, nbytes: int, what: str) -> None:
@@ -119,7 +125,11 @@ class _Cursor:
         return text
 
     def string(self, what: str) -> str:
-        return self.decode(self.take(self.number("<u8", f"the length of {what}"), what), what)
+        length = self.number("<u8", f"the length of {what}")
+        self.expect(length, what)
+        if length > MAX_STRING:
+            raise self.error(f"{what} is {length:,} bytes long; at most {MAX_STRING:,} are accepted")
+        return self.decode(self.take(length, what), what)
 
     def strings(self, count: int, what: str) -> list[str]:
         """As `string`, `count` times: a vocabulary has 10^5 of them, so this loop does without the calls."""
@@ -149,8 +159,10 @@ class _Cursor:
 
     def _grow(self, nbytes: int, what: str) -> None:
         self.expect(nbytes, what)
+        if self.at + nbytes > MAX_HEADER:
+            raise self.error(f"{what} would end at byte {self.at + nbytes:,}; headers of {MAX_HEADER:,} are accepted")
         size = max(2 * len(self._window), self.at + nbytes, 1 << 20)
-        self._window = self.source.read(0, min(size, self.source.size)).tobytes()
+        self._window = self.source.read(0, min(size, self.source.size, MAX_HEADER)).tobytes()
 
 
 def _version(cursor: _Cursor) -> int:
@@ -186,8 +198,9 @@ def _array(cursor: _Cursor, key: str) -> list[Any]:
         raise UnsupportedError(f"{cursor.source.path}: {key} is an array of arrays; only flat arrays are supported.")
     if kind != STRING and kind not in SCALARS:
         raise cursor.error(f"{key} has the element type {kind}; 0 to 12 were expected")
-    if count > MAX_ARRAY:
-        raise cursor.error(f"{key} has {count:,} elements; at most {MAX_ARRAY:,} are accepted")
+    cursor.elements += count
+    if cursor.elements > MAX_ARRAY:
+        raise cursor.error(f"{key} has {count:,} elements; at most {MAX_ARRAY:,} in all arrays are accepted")
     if kind == STRING:
         cursor.expect(8 * count, key)
         return cursor.strings(count, key)

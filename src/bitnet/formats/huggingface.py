@@ -18,7 +18,7 @@ from bitnet.formats import trits
 from bitnet.formats.bounded_json import parse_object
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.formats.safetensors_file import Entry, SafetensorsFile
-from bitnet.formats.source import SourceFile
+from bitnet.formats.source import read_file
 from bitnet.quant.stored import StoredTensor
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 
@@ -27,14 +27,14 @@ MAX_JSON = 64 << 20  # bytes of config.json or of the index
 _SCALE = "_scale"  # X.weight holds codes where X.weight_scale exists beside it
 
 
-def open(folder: Path, only: str = "", mapped: bool = False) -> HuggingFaceCheckpoint:
+def open(folder: Path, only: str = "") -> HuggingFaceCheckpoint:
     """Open a folder. only: read the weights of this one file, unless the index lists it as a shard."""
     config = read_json(folder / "config.json")
     names, index = _shards(folder, only)
     files: list[SafetensorsFile] = []
     try:
         for name in names:
-            files.append(SafetensorsFile(_shard(folder, name), mapped))
+            files.append(SafetensorsFile(_shard(folder, name)))
         return HuggingFaceCheckpoint(folder, config, files, index)
     except BaseException:
         for file in files:
@@ -146,10 +146,11 @@ class HuggingFaceCheckpoint(Checkpoint):
         """The number to multiply the codes with, shape ()."""
         file = self._home[name]
         stored = DenseTensor(np.atleast_1d(file.read(name)), file.entries[name].dtype).dequantize()
-        if stored.size != 1 or not np.isfinite(stored).all() or not (stored > 0).all():
+        with np.errstate(divide="ignore", over="ignore"):  # of 1 / 1e-40 comes no number
+            scale = stored if self._multiply else np.float32(1) / stored
+        if stored.size != 1 or not (np.isfinite(scale) & (scale > 0)).all():
             raise FormatError(f"{file.path}: {name} is {stored.reshape(-1)[:4]}; one positive number was expected.")
-        scale = stored.reshape(())
-        return np.asarray(scale if self._multiply else np.float32(1) / scale, np.float32)
+        return np.asarray(scale.reshape(()), np.float32)
 
 
 def _codes(tensor: DenseTensor) -> NDArray[np.int8]:
@@ -190,13 +191,7 @@ def _scale_multiplies(folder: Path, config: Mapping[str, Any]) -> bool:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; FormatError for anything else, and for a file of unreasonable size."""
-    source = SourceFile(path)
-    try:
-        if source.size > MAX_JSON:
-            raise FormatError(f"{path} has {source.size:,} bytes; at most {MAX_JSON:,} are accepted.")
-        return parse_object(source.read(0, source.size).tobytes(), str(path))
-    finally:
-        source.close()
+    return parse_object(read_file(path, MAX_JSON), str(path))
 
 
 def _shards(folder: Path, only: str) -> tuple[list[str], Mapping[str, str]]:

@@ -15,11 +15,8 @@ _PICKLE_HEADS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x0
 _OLD_GGML = (b"lmgg", b"fmgg", b"tjgg", b"algg")  # ggml, ggmf, ggjt, ggla as little-endian words
 
 
-def open(path: str | os.PathLike[str], *, mapped: bool = False) -> Checkpoint:
+def open(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a GGUF file, a Hugging Face folder, one of its *.safetensors files, or a folder with one GGUF file.
-
-    mapped: hand out plain tensors as views of the file instead of copies. That saves memory for large embeddings, but
-    a file that is cut short while a view of it is in use kills the process (SIGBUS).
 
     Raises FormatError where the path is not a readable model, UnsupportedError where it is a model of another kind,
     ParameterError for a folder with several GGUF files.
@@ -29,15 +26,15 @@ def open(path: str | os.PathLike[str], *, mapped: bool = False) -> Checkpoint:
         folder = path.is_dir()
     except (OSError, ValueError) as error:
         raise FormatError(f"{str(path)!r} is not a path: {error}.") from error
-    return _open_folder(path, mapped) if folder else _open_file(path, mapped)
+    return _open_folder(path) if folder else _open_file(path)
 
 
-def _open_file(path: Path, mapped: bool) -> Checkpoint:
+def _open_file(path: Path) -> Checkpoint:
     source = SourceFile(path)
     head = source.read(0, min(16, source.size)).tobytes()
     source.close()
     if gguf.sniff(head):
-        return gguf.open(path, mapped)
+        return gguf.open(path)
     if not head:
         raise FormatError(f"{path} is empty.", "Download it again.")
     if path.suffix.lower() in PICKLES or head.startswith(_PICKLE_HEADS):
@@ -45,7 +42,7 @@ def _open_file(path: Path, mapped: bool) -> Checkpoint:
     if path.suffix == ".safetensors":
         if not (path.parent / "config.json").exists():
             raise FormatError(f"{path} has no config.json beside it.", "Download the whole folder.")
-        return huggingface.open(path.parent, path.name, mapped)
+        return huggingface.open(path.parent, path.name)
     if head[:4] in _OLD_GGML:
         raise UnsupportedError(f"{path} is a GGML file from before GGUF.", "Convert the model again.")
     raise FormatError(
@@ -54,7 +51,7 @@ def _open_file(path: Path, mapped: bool) -> Checkpoint:
     )
 
 
-def _open_folder(path: Path, mapped: bool) -> Checkpoint:
+def _open_folder(path: Path) -> Checkpoint:
     try:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
@@ -62,9 +59,9 @@ def _open_folder(path: Path, mapped: bool) -> Checkpoint:
     weights = [name for name in names if name.endswith(".safetensors")]
     ggufs = [name for name in names if name.endswith(".gguf")]
     if "config.json" in names and (weights or huggingface.INDEX in names):
-        return huggingface.open(path, mapped=mapped)
+        return huggingface.open(path)
     if len(ggufs) == 1:
-        return gguf.open(path / ggufs[0], mapped)
+        return gguf.open(path / ggufs[0])
     if ggufs:
         raise ParameterError(f"{path} holds {len(ggufs)} GGUF files.", f"Name one of them: {', '.join(ggufs[:8])}.")
     if any(name.endswith(PICKLES) for name in names):

@@ -19,6 +19,7 @@ from bitnet.formats.bounded_json import parse_object
 from bitnet.formats.source import SourceFile
 
 MAX_HEADER = 100_000_000  # bytes, as in the library
+MAX_NAME = 1024  # characters of a tensor name
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1"}
 _SIZES = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 SIZES = _SIZES | {name: np.dtype(dtype).itemsize for name, dtype in DTYPES.items()}
@@ -36,9 +37,9 @@ class Entry:
 class SafetensorsFile:
     """`entries` lists the tensors in the order of their bytes; `read` gives one as stored (BF16 as uint16)."""
 
-    def __init__(self, path: Path, mapped: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._source = SourceFile(path, mapped)
+        self._source = SourceFile(path)
         try:
             self.entries = _entries(self._source)
         except BaseException:
@@ -49,7 +50,7 @@ class SafetensorsFile:
         entry = self.entries[name]
         if entry.dtype not in DTYPES:
             raise UnsupportedError(f"{self.path}: {name} is {entry.dtype}; supported are {', '.join(DTYPES)}.")
-        return self._source.view(entry.start, entry.nbytes).view(DTYPES[entry.dtype]).reshape(entry.shape)
+        return self._source.read(entry.start, entry.nbytes).view(DTYPES[entry.dtype]).reshape(entry.shape)
 
     def read_rows(self, name: str, first: int, last: int) -> NDArray[Any]:
         """Rows `first` to `last` (not included) of a matrix."""
@@ -57,7 +58,7 @@ class SafetensorsFile:
         if entry.dtype not in DTYPES:
             raise UnsupportedError(f"{self.path}: {name} is {entry.dtype}; supported are {', '.join(DTYPES)}.")
         row = entry.shape[1] * SIZES[entry.dtype]
-        data = self._source.view(entry.start + first * row, (last - first) * row)
+        data = self._source.read(entry.start + first * row, (last - first) * row)
         return data.view(DTYPES[entry.dtype]).reshape(last - first, entry.shape[1])
 
     def fileno(self) -> int:
@@ -96,6 +97,8 @@ def _entries(source: SourceFile) -> dict[str, Entry]:
 
 def _entry(source: SourceFile, name: str, value: Any, base: int) -> Entry:
     """Check one line of the header: {"dtype": "F16", "shape": [n, k], "data_offsets": [from, to]}."""
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise FormatError(f"{source.path}: the tensor name {name!r:.100} is long or holds control characters.")
     if not isinstance(value, dict):
         raise FormatError(f"{source.path}: {name} is described by {value!r}; an object was expected.")
     dtype: Any = value.get("dtype")

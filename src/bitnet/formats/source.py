@@ -1,8 +1,7 @@
 """One model file, read by position: every byte asked for is checked against the file's size first.
 
-Reads copy (`pread`): a file that is cut short or replaced while it is open then gives a FormatError. Reading the same
-bytes through a memory mapping would kill the process with SIGBUS. `mapped=True` takes that risk for `view`, so that a
-large embedding costs no copy and is shared between processes.
+Reads copy (`pread`), and nothing is mapped: a file that is cut short or replaced while it is open then gives a
+FormatError, where a memory mapping of it would kill the process with SIGBUS.
 """
 
 from __future__ import annotations
@@ -22,14 +21,11 @@ Bytes = NDArray[np.uint8]
 class SourceFile:
     """An open regular file. Directories, pipes and devices are refused before they are opened."""
 
-    def __init__(self, path: Path, mapped: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.size = regular_file(path)
-        self._mapping: Bytes | None = None
         try:
             self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-            if mapped and self.size:
-                self._mapping = np.memmap(path, np.uint8, "r")
         except OSError as error:
             raise ModelError(f"{path} cannot be opened: {error.strerror}.") from error
 
@@ -48,13 +44,6 @@ class SourceFile:
             done += count
         return data
 
-    def view(self, offset: int, nbytes: int) -> Bytes:
-        """The same bytes without a copy where the file is mapped, and as `read` gives them where it is not."""
-        if self._mapping is None:
-            return self.read(offset, nbytes)
-        self._check(offset, nbytes)
-        return self._mapping[offset : offset + nbytes]
-
     def fileno(self) -> int:
         """The descriptor, for whoever reads by position himself; open until `close`."""
         return self._fd
@@ -62,7 +51,7 @@ class SourceFile:
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._mapping = -1, None
+        self._fd = -1
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
@@ -81,6 +70,17 @@ class SourceFile:
             f"{self.path} ends at byte {at:,}; it had {self.size:,} bytes when it was opened.",
             "Another process changed the file. Download or convert it again, then reload.",
         )
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """All of a file; FormatError where it has more than `most` bytes."""
+    source = SourceFile(path)
+    try:
+        if source.size > most:
+            raise FormatError(f"{path} has {source.size:,} bytes; at most {most:,} are accepted.")
+        return source.read(0, source.size).tobytes()
+    finally:
+        source.close()
 
 
 def regular_file(path: Path) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bitnet.backends.base import Cache, Ops, Rope, Step, Value, Weight, Weights
+from bitnet.models.rope_scaling import Yarn
 from bitnet.models.rotation import Rotation
 
 Shapes = dict[str, tuple[int, ...]]
@@ -18,6 +19,7 @@ class Config:
 
     input_norm_eps: of the norms that stand before every projection in some models; None where there are none.
     windows: for each layer how many positions a token attends, 0: all; empty where that holds for every layer.
+    yarn: the rule that rope_factors come of, where it is this one, which scales queries and keys besides.
     local_rope_theta: of the layers with a window. query_pre_attn_scalar: scores are divided by its root; 0: head_dim.
     """
 
@@ -35,6 +37,7 @@ class Config:
     tie_word_embeddings: bool = True
     rope_style: str = "neox"
     rope_factors: tuple[float, ...] | None = None
+    yarn: Yarn | None = None
     input_norm_eps: float | None = None
     windows: tuple[int, ...] = ()
     local_rope_theta: float = 10000.0
@@ -43,7 +46,8 @@ class Config:
     local_rope: Rope = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        rope = Rope(self.rope_theta, self.head_dim, self.rope_style, self.rope_factors)
+        scale = self.yarn.attention_factor if self.yarn else 1.0
+        rope = Rope(self.rope_theta, self.head_dim, self.rope_style, self.rope_factors, scale)
         object.__setattr__(self, "rope", rope)
         object.__setattr__(self, "local_rope", Rope(self.local_rope_theta, self.head_dim, self.rope_style))
 

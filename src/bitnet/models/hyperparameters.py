@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from bitnet.errors import FormatError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint
 from bitnet.models.decoder import Config
+from bitnet.models.metadata import LIMITS, Reader
+from bitnet.models.rope_scaling import gguf_scaling, hf_scaling
 
-LIMITS = {
-    "hidden_size": 1 << 20,
-    "intermediate_size": 1 << 22,
-    "num_hidden_layers": 1 << 12,
-    "num_attention_heads": 1 << 12,
-    "num_key_value_heads": 1 << 12,
-    "head_dim": 1 << 12,
-    "vocab_size": 1 << 24,
-    "max_position_embeddings": 1 << 28,
-}
 # What Hugging Face's configuration classes assume where config.json is silent.
 GEMMA3 = {"hidden_act": "gelu_pytorch_tanh", "rope_theta": 1e6, "rms_norm_eps": 1e-6, "head_dim": 256}
 HF_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -76,9 +65,6 @@ def from_gguf(checkpoint: Checkpoint) -> Config:
     eps = get.number("attention.layer_norm_rms_epsilon")
     if "token_embd.weight" not in tensors:
         raise FormatError(f"{checkpoint.path}: there is no tensor token_embd.weight.")
-    scaling = get.text("rope.scaling.type", "none")
-    if scaling not in ("none", "linear"):
-        raise UnsupportedError(f"{checkpoint.path}: rope scaling {scaling!r} is not supported; none and linear are.")
     head_dim = get.size("head_dim", "attention.key_length", hidden // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
         if get.integer(key, head_dim) != head_dim:
@@ -86,11 +72,10 @@ def from_gguf(checkpoint: Checkpoint) -> Config:
                 f"{checkpoint.path}: {arch}.{key} is {get.integer(key)} and the heads are {head_dim} wide; "
                 f"only heads that are turned whole, with values as wide as keys, are supported."
             )
-    factors = None
+    theta, context = get.number("rope.freq_base", 10000.0), get.size("max_position_embeddings", "context_length")
+    factors, yarn = gguf_scaling(get, theta, head_dim, context)
     if "rope_freqs.weight" in tensors:
         factors = tuple(float(f) for f in checkpoint.read("rope_freqs.weight").dequantize())
-    elif scaling == "linear":
-        factors = (get.number("rope.scaling.factor"),) * (head_dim // 2)
     return Config(
         hidden_size=hidden,
         intermediate_size=get.size("intermediate_size", "feed_forward_length"),
@@ -99,14 +84,15 @@ def from_gguf(checkpoint: Checkpoint) -> Config:
         num_key_value_heads=get.size("num_key_value_heads", "attention.head_count_kv", heads),
         head_dim=head_dim,
         vocab_size=tensors["token_embd.weight"].shape[0],
-        max_position_embeddings=get.size("max_position_embeddings", "context_length"),
+        max_position_embeddings=context,
         rms_norm_eps=eps,
-        rope_theta=get.number("rope.freq_base", 10000.0),
+        rope_theta=theta,
         hidden_act=GGUF_ACTIVATIONS.get(arch, "silu"),
         tie_word_embeddings="output.weight" not in tensors,
         # llama.cpp's converter permutes q and k of this architecture, so that pairs lie side by side.
         rope_style="interleaved" if arch == "llama" else "neox",
         rope_factors=factors,
+        yarn=yarn,
         input_norm_eps=get.number(INPUT_NORM_EPS, eps) if any(n.endswith("_norm_in.weight") for n in tensors) else None,
         **(gemma3_gguf(get) if arch == "gemma3" else {}),
     )
@@ -166,6 +152,7 @@ def from_hf(checkpoint: Checkpoint) -> Config:
         input_norm_eps = quantization.number("rms_norm_eps", 1e-6)
     elif any(name.endswith(".q_proj.norm.weight") for name in checkpoint.tensors()):
         input_norm_eps = eps
+    factors, yarn = hf_scaling(rotary, theta, head_dim, context)
     has_head = "lm_head.weight" in checkpoint.tensors()
     return Config(
         hidden_size=hidden,
@@ -180,7 +167,8 @@ def from_hf(checkpoint: Checkpoint) -> Config:
         rope_theta=theta,
         hidden_act=ACTIVATIONS[act],
         tie_word_embeddings=bool(checkpoint.metadata.get("tie_word_embeddings", not has_head)),
-        rope_factors=rope_factors(rotary, theta, head_dim, context),
+        rope_factors=factors,
+        yarn=yarn,
         input_norm_eps=input_norm_eps,
         **(gemma3_hf(get) if checkpoint.architecture == "gemma3_text" else {}),
     )
@@ -203,73 +191,3 @@ def gemma3_hf(get: Reader) -> dict[str, Any]:
         "local_rope_theta": local.number("rope_theta", get.number("rope_local_base_freq", 10000.0)),
         "query_pre_attn_scalar": get.number("query_pre_attn_scalar", 256.0),
     }
-
-
-def rope_factors(rope: Reader, theta: float, head_dim: int, context: int) -> tuple[float, ...] | None:
-    """The divisors of the rotary frequencies for `rope_type` linear and llama3 (arXiv:2407.21783); None for default."""
-    kind = rope.text("rope_type", rope.text("type", "default"))
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return (rope.number("factor"),) * (head_dim // 2)
-    if kind != "llama3":
-        raise UnsupportedError(f"{rope.path}: rope scaling {kind!r} is not supported; default, linear and llama3 are.")
-    factor, low, high = (rope.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-    trained = rope.number("original_max_position_embeddings", context)
-    with np.errstate(
-        divide="ignore", invalid="ignore", over="ignore"
-    ):  # read_config refuses what comes of absurd numbers
-        wavelengths = 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-        smooth = np.clip((trained / wavelengths - low) / np.float64(high - low), 0, 1)
-        # As float32, which is how GGUF files hold them: both kinds of file are then the same model to the bit.
-        return tuple((1 / ((1 - smooth) / np.float64(factor) + smooth)).astype(np.float32).tolist())
-
-
-class Reader:
-    """Typed look-ups in a checkpoint's metadata, or in an object within it."""
-
-    def __init__(self, path: Path, values: Mapping[str, Any], prefix: str = "") -> None:
-        """prefix: what stands before every key in the file."""
-        self.path, self.values, self.prefix = path, values, prefix
-
-    def within(self, key: str) -> Reader:
-        """The object `key`, empty where there is none."""
-        found = self.values.get(self.prefix + key) or {}
-        if not isinstance(found, Mapping):
-            raise self._wrong(key, found, "an object")
-        return Reader(self.path, {f"{key}.{inner}": value for inner, value in found.items()}, f"{key}.")
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self._wrong(key, value, "an integer")
-        return value
-
-    def size(self, name: str, key: str = "", default: int | None = None) -> int:
-        """The integer `key`, within the bounds of our hyper-parameter `name`, whose name it has unless one is given."""
-        value = self.integer(key or name, default)
-        if not 0 < value <= LIMITS[name]:
-            raise FormatError(f"{self.path}: {name} is {value}; expected 1 to {LIMITS[name]}.")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e300:
-            raise self._wrong(key, value, "a number")
-        return float(value)
-
-    def text(self, key: str, default: str) -> str:
-        value = self._get(key, default)
-        if not isinstance(value, str):
-            raise self._wrong(key, value, "a string")
-        return value
-
-    def _get(self, key: str, default: Any) -> Any:
-        value = self.values.get(self.prefix + key)
-        value = default if value is None else value
-        if value is None:
-            raise FormatError(f"{self.path}: {self.prefix}{key} is missing.")
-        return value
-
-    def _wrong(self, key: str, value: Any, expected: str) -> FormatError:
-        return FormatError(f"{self.path}: {self.prefix}{key} is {value!r:.100}; expected {expected}.")

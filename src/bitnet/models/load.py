@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from math import prod
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from bitnet.backends.base import Ops, Weight
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
+from bitnet.formats.floats import PLAIN
 from bitnet.formats.gguf_types import TERNARY
 from bitnet.models.decoder import Config, Decoder, Shapes
 from bitnet.models.hyperparameters import KEPT, read_config
@@ -19,7 +20,7 @@ from bitnet.models.memory import check_memory, fits, resident_bytes, room_beside
 from bitnet.models.names import IGNORED, spellings
 from bitnet.models.rotation import Rotation, read_rotations
 from bitnet.quant.rules import exact_ternary, ternarize
-from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
+from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor, rows_of
 
 # `general.architecture` or `model_type` -> the file in this folder that defines it.
 ARCHITECTURES = {
@@ -79,6 +80,7 @@ def load(
     module, config, shapes = open_model(checkpoint)
     found = resolve(checkpoint, shapes)
     ternary, rotations = ternary_names(checkpoint, found), read_rotations(checkpoint, found)
+    rounds = rounds_floats(checkpoint, found)
     sanitize = getattr(module, "sanitize", None)
     infos = checkpoint.tensors()
     needed = sum(resident_bytes(infos[spelled], False) for name, spelled in found.items() if name not in ternary)
@@ -93,7 +95,7 @@ def load(
         progress(done, len(found))
         weight = None if sanitize else taken_from_file(checkpoint, ops, spelled, name in ternary)
         if weight is None:
-            tensor = read_weight(checkpoint, spelled, name in ternary)
+            tensor = read_weight(checkpoint, spelled, name in ternary, rounds)
             weight = ops.put(sanitize(name, tensor, checkpoint.kind) if sanitize else tensor)
         weights[name] = weight
     progress(len(found), len(found))
@@ -141,20 +143,40 @@ def resolve(checkpoint: Checkpoint, shapes: Shapes) -> dict[str, str]:
 
 
 def ternary_names(checkpoint: Checkpoint, found: Mapping[str, str]) -> set[str]:
-    """Those of our names whose weight is ternary: stored so, or floats that are masters of a ternary one."""
-    infos, quantization = checkpoint.tensors(), checkpoint.metadata.get("quantization_config") or {}
-    rounded = (
-        architecture(checkpoint).startswith("bitnet")
-        or quantization.get("quant_method") == "bitnet"
-        or any(name.endswith("_proj.norm") for name in found)  # which only BitLinear has
-    )
-    kept = kept_names(checkpoint)
+    """Those of our names whose weight is ternary: stored so, or floats that are masters of a ternary one, or ternary
+    numbers already."""
+    infos, kept, rounded = checkpoint.tensors(), kept_names(checkpoint), rounds_floats(checkpoint, found)
     return {
         name
         for name, spelled in found.items()
         if (infos[spelled].dtype in TERNARY_TYPES and len(infos[spelled].shape) == 2)
-        or (rounded and name.endswith("_proj") and not is_kept(name, kept))
+        or (name.endswith("_proj") and not is_kept(name, kept) and (rounded or looks_ternary(checkpoint, spelled)))
     }
+
+
+def rounds_floats(checkpoint: Checkpoint, found: Iterable[str]) -> bool:
+    """Whether the float projections of this model are masters, which it was trained to round."""
+    quantization = checkpoint.metadata.get("quantization_config") or {}
+    return (
+        architecture(checkpoint).startswith("bitnet")
+        or quantization.get("quant_method") == "bitnet"
+        or any(name.endswith("_proj.norm") for name in found)  # which only BitLinear has
+    )
+
+
+def looks_ternary(checkpoint: Checkpoint, spelled: str) -> bool:
+    """Whether the first, middle and last row of a float matrix are a scale times -1, 0 and 1, as TriLM and Falcon-E are
+    also published. No trained float row is."""
+    info = checkpoint.tensors()[spelled]
+    if info.dtype not in PLAIN:
+        return False
+    n, step = info.shape[0], checkpoint.row_step(spelled)
+    for row in (0, n // 2, n - 1):
+        first = row // step * step
+        rows = checkpoint.read_rows(spelled, slice(first, min(first + step, n)))
+        if exact_ternary(rows_of(rows, slice(row - first, row - first + 1)).dequantize()) is None:
+            return False
+    return True
 
 
 def kept_names(checkpoint: Checkpoint) -> list[str]:
@@ -176,20 +198,31 @@ def taken_from_file(checkpoint: Checkpoint, ops: Ops, spelled: str, ternary: boo
     return ops.put_stored(stored)
 
 
-def read_weight(checkpoint: Checkpoint, spelled: str, ternary: bool) -> Tensor:
+def read_weight(checkpoint: Checkpoint, spelled: str, ternary: bool, rounds: bool) -> Tensor:
     """One tensor as the model uses it, with the separate `.scale` that llama.cpp allows beside a bitnet weight."""
     tensor = checkpoint.read(spelled)
-    return scaled(as_ternary(tensor, spelled, checkpoint) if ternary else tensor, spelled, checkpoint)
+    return scaled(as_ternary(tensor, spelled, checkpoint, rounds) if ternary else tensor, spelled, checkpoint)
 
 
-def as_ternary(tensor: Tensor, spelled: str, checkpoint: Checkpoint) -> TernaryTensor:
-    """A projection as ternary: as stored, or exactly where its floats are ternary already, else rounded by absmean."""
+def as_ternary(tensor: Tensor, spelled: str, checkpoint: Checkpoint, rounds: bool) -> TernaryTensor:
+    """A projection as ternary: as stored, or exactly where its floats are ternary already, else rounded by absmean if
+    the model's floats are masters."""
     if isinstance(tensor, TernaryTensor):
         return tensor
     weight = tensor.dequantize()
     if not np.isfinite(weight).all():
         raise FormatError(f"{checkpoint.path}: {spelled} holds numbers that are not finite.")
-    return exact_ternary(weight) or ternarize(weight)
+    exact = exact_ternary(weight)
+    if exact is None and not rounds:
+        raise partly_ternary(checkpoint, spelled)
+    return exact or ternarize(weight)
+
+
+def partly_ternary(checkpoint: Checkpoint, spelled: str) -> FormatError:
+    return FormatError(
+        f"{checkpoint.path}: some rows of {spelled} are a scale times -1, 0 and 1, and others are not.",
+        "The file is damaged, or its scales are shared in a way that is not known here.",
+    )
 
 
 def scale_name(spelled: str) -> str:
@@ -205,5 +238,5 @@ def scaled(tensor: Tensor, spelled: str, checkpoint: Checkpoint) -> Tensor:
     if scale.size != 1 or not np.isfinite(scale).all():
         raise FormatError(f"{checkpoint.path}: {beside} is {scale.reshape(-1)[:4]}; one finite number was expected.")
     if isinstance(tensor, TernaryTensor):
-        return TernaryTensor(tensor.codes, tensor.scales * scale.reshape(()), tensor.weight_only)
+        return TernaryTensor(tensor.codes, tensor.scales * scale.reshape(()))
     return DenseTensor(tensor.dequantize() * scale.reshape(()))

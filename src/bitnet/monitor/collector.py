@@ -53,7 +53,10 @@ def family(name: str, help: str, values: Mapping[Any, float] | float | None, *la
 
 
 def build() -> tuple[dict[tuple[str, str], float], str, str]:
-    import bitnet
-    import bitnet._core as _core
+    from bitnet import __version__
 
-    return {(bitnet.__version__, _core.isa()): 1.0}, "version", "isa"
+    try:
+        from bitnet._core import isa
+    except ImportError:  # not built: the reference backend still runs
+        return {(__version__, "reference"): 1.0}, "version", "isa"
+    return {(__version__, isa()): 1.0}, "version", "isa"

@@ -22,7 +22,7 @@ class RandomTernary(TernaryTensor):
     _shape: tuple[int, int]
 
     def __init__(self, shape: tuple[int, int], seed: int, scale: float) -> None:
-        values = {"_shape": shape, "seed": seed, "scales": np.asarray(scale, np.float32), "weight_only": False}
+        values = {"_shape": shape, "seed": seed, "scales": np.asarray(scale, np.float32)}
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the class is frozen
 

@@ -43,13 +43,42 @@ def ternary_codes(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> ND
     return codes
 
 
+PARTS = (1, 2, 3, 4, 6, 8, 12, 16)  # of rows, trained on as many devices with a scale on each
+GROUPS = (256, 128, 64)  # columns that share a scale in files
+
+
 def exact_ternary(weight: NDArray[np.float32]) -> TernaryTensor | None:
-    """The ternary tensor that `weight` (n, k) equals already, or None: converters store s * {-1, 0, 1} as floats."""
-    scale = np.abs(weight).max(initial=0)
-    codes = np.sign(weight).astype(np.int8)
-    if scale == 0 or not np.array_equal(codes * scale, weight):
+    """The ternary tensor that `weight` (n, k) equals already, or None: converters store s * {-1, 0, 1} as floats.
+
+    It has one scale, else one for each row, else one for each of a few equal parts or of the usual groups of a row. A
+    matrix of zeros says nothing.
+    """
+    sizes, k = np.abs(weight), weight.shape[1]
+    if not sizes.any():
         return None
-    return TernaryTensor(codes, np.asarray(scale, np.float32))
+    widths = [k, *(w for w in (*(k // parts for parts in PARTS), *GROUPS) if w and k % w == 0 and w % 16 == 0)]
+    for width in dict.fromkeys(widths):
+        if level_of_each(sizes[:1], width) is None:  # which is where floats end, after one row
+            continue
+        scales = level_of_each(sizes, width)
+        if scales is not None:
+            return TernaryTensor(np.sign(weight).astype(np.int8), fewest(scales))
+    return None
+
+
+def level_of_each(sizes: NDArray[np.float32], width: int) -> NDArray[np.float32] | None:
+    """The one value (n, k / width) that the sizes of each group of columns have beside 0; None where one has more."""
+    groups = sizes.reshape(len(sizes), -1, width)
+    tops: NDArray[np.float32] = groups.max(axis=2)
+    return tops if ((groups == tops[:, :, None]) | (groups == 0)).all() else None
+
+
+def fewest(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scales (n, groups), where 0 stands for no weights at all, of shape () or (n,) where these say the same."""
+    levels = scales[scales > 0]
+    if (levels == levels[0]).all():
+        return np.asarray(levels[0])
+    return scales[:, 0] if scales.shape[1] == 1 else scales
 
 
 def quantize_activations(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

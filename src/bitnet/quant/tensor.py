@@ -20,12 +20,10 @@ class TernaryTensor:
 
     codes: int8 (n, k), each in {-1, 0, 1}; n outputs, k inputs.
     scales: float32 of shape () for one scale per tensor, (n,) per row, (n, k // group) per group of columns.
-    weight_only: True where the model was trained with float activations (their quantisation is then ours, not its).
     """
 
     codes: NDArray[np.int8]
     scales: NDArray[np.float32]
-    weight_only: bool = False
 
     def __post_init__(self) -> None:
         n, k = self.codes.shape
@@ -101,5 +99,5 @@ def rows_of(tensor: Tensor, rows: slice) -> Tensor:
     """Some rows of a matrix, or some elements of a vector, as a tensor of the same kind; no values are copied."""
     if isinstance(tensor, TernaryTensor):
         scales = tensor.scales[rows] if tensor.scales.ndim else tensor.scales
-        return TernaryTensor(tensor.codes[rows], scales, tensor.weight_only)
+        return TernaryTensor(tensor.codes[rows], scales)
     return DenseTensor(tensor.data[rows], tensor.dtype, None if tensor.scales is None else tensor.scales[rows])

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from bitnet.errors import FormatError, ParameterError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.formats.gguf_types import BY_NAME
-from bitnet.models.load import TERNARY_TYPES, is_kept, kept_names, open_model, resolve, ternary_names
+from bitnet.models.load import (
+    TERNARY_TYPES,
+    is_kept,
+    kept_names,
+    open_model,
+    resolve,
+    rounds_floats,
+    ternary_names,
+)
 from bitnet.quant.rules import exact_ternary
 from bitnet.quant.stored import StoredTensor
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
@@ -148,7 +156,7 @@ def projections(checkpoint: Checkpoint, skip: tuple[str, ...] = ()) -> list[Proj
     """
     _, _, shapes = open_model(checkpoint)
     found = resolve(checkpoint, shapes)
-    infos, rounded = checkpoint.tensors(), ternary_names(checkpoint, found)
+    infos, rounded, masters = checkpoint.tensors(), ternary_names(checkpoint, found), rounds_floats(checkpoint, found)
     kept = kept_names(checkpoint)
     names = {name: spelled for name, spelled in found.items() if name.endswith("_proj")}
     for pattern in skip:
@@ -157,7 +165,7 @@ def projections(checkpoint: Checkpoint, skip: tuple[str, ...] = ()) -> list[Proj
     made = []
     for name, spelled in names.items():
         skipped = any(fnmatchcase(name, pattern) for pattern in skip)
-        if infos[spelled].dtype in TERNARY_TYPES:
+        if infos[spelled].dtype in TERNARY_TYPES or (name in rounded and not masters):
             state = "ternary"
         elif name in rounded:
             if skipped:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bitnet.errors import FormatError, UnsupportedError
 from bitnet.formats.bounded_json import parse_object
+from bitnet.formats.source import read_file
 from bitnet.tokenizer.gguf import split_merge
 from bitnet.tokenizer.library import check_json
 from bitnet.tokenizer.merges import Merge
@@ -20,6 +21,7 @@ from bitnet.tokenizer.vocabulary import (
     Vocabulary,
     byte_value,
     check_id,
+    check_padding,
     check_tokens,
     end_ids,
     end_of_turn,
@@ -29,6 +31,8 @@ from bitnet.tokenizer.vocabulary import (
 
 Json = Mapping[str, Any]
 MAX_BYTES = 256 << 20
+MAX_MARKS = 1 << 24  # of JSON: four times those of the largest tokenizer.json
+MAX_TEMPLATE = 16 << 20  # bytes of chat_template.jinja
 _ROLES = ("bos", "eos", "unk", "pad")
 _OPTIONS = ("lstrip", "rstrip", "single_word", "normalized")
 
@@ -46,10 +50,7 @@ def read_folder(folder: Path, vocab_size: int | None = None) -> Vocabulary:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise FormatError(f"{path.name} has {size} bytes; at most {MAX_BYTES} are read.")
-    return parse_object(path.read_bytes(), path.name)
+    return parse_object(read_file(path, MAX_BYTES), path.name, MAX_MARKS)
 
 
 class Settings:
@@ -118,7 +119,7 @@ def _content(token: Any) -> str | None:
 
 def _template(stored: Any, file: Path) -> str | None:
     if file.is_file():
-        return file.read_text("utf-8", "replace")
+        return read_file(file, MAX_TEMPLATE).decode("utf-8", "replace")
     if isinstance(stored, list):
         named = {t.get("name"): t.get("template") for t in stored if isinstance(t, dict)}
         stored = named.get("default", next(iter(named.values()), None))
@@ -211,6 +212,7 @@ def _tokens(vocab: Any, added: Sequence[Json]) -> list[str]:
             raise FormatError(f"tokenizer.json: {by_id[i]!r} and {token!r} both have the id {i}.")
         if not is_unicode(token):
             raise FormatError(f"tokenizer.json: token {i} is {token!r}, which is not Unicode text.")
+    check_padding(max(by_id) + 1 - len(by_id))
     tokens = [by_id.get(i, f"[PAD{i}]") for i in range(max(by_id) + 1)]
     check_tokens(tokens)
     return tokens

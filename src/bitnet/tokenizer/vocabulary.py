@@ -14,6 +14,7 @@ from bitnet.tokenizer.merges import Merge
 Json = Mapping[str, Any]
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 MAX_TOKENS = 4_000_000
+MAX_PADDING = 1 << 18  # ids that no token has: as many as there are tokens in the largest vocabulary
 SPACE = "▁"  # how SentencePiece writes a space
 
 # Tokens that end a turn or a text, known by their names, as llama.cpp knows them.
@@ -131,8 +132,14 @@ def pad(tokens: list[str], types: list[int], size: int | None) -> None:
         raise ShapeError(f"The model's vocabulary has {size} tokens; at most {MAX_TOKENS} are supported.")
     if len(tokens) > size:
         raise ShapeError(f"The tokenizer has {len(tokens)} tokens; the model's vocabulary has {size}.")
+    check_padding(size - len(tokens))
     types += [TokenType.UNUSED] * (size - len(tokens))
     tokens += [f"[PAD{i}]" for i in range(len(tokens), size)]
+
+
+def check_padding(count: int) -> None:
+    if count > MAX_PADDING:
+        raise FormatError(f"{count:,} ids of the vocabulary have no token; at most {MAX_PADDING:,} may be padding.")
 
 
 def end_ids(tokens: Sequence[str], types: list[int], given: Collection[int | None]) -> frozenset[int]:

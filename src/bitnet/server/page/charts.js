@@ -3,6 +3,7 @@
 import { h, svg } from "./dom.js";
 
 const WIDTH = 600;
+const SHORTEST = 60; // seconds
 
 /** 1, 2 or 5 times a power of ten, the next above `value`. */
 function ceiling(value) {
@@ -31,7 +32,12 @@ export class Chart {
     this.points = this.points.filter((each) => time - each.time <= this.seconds);
   }
 
-  x = (time) => WIDTH * (1 - (this.now - time) / this.seconds);
+  /** Seconds that are shown: what there is, within bounds. */
+  get span() {
+    return Math.min(this.seconds, Math.max(SHORTEST, this.now - (this.points[0]?.time ?? this.now)));
+  }
+
+  x = (time) => WIDTH * (1 - (this.now - time) / this.span);
 
   draw() {
     if (this.now == null) return;
@@ -40,7 +46,7 @@ export class Chart {
     const top = this.top ?? (highest > 0 ? ceiling(highest) : 1);
     const y = (value) => (height - 1) * (1 - Math.min(value / top, 1)) + 0.5;
     const nodes = [0, 0.5, 1].map((part) => svg("line", { x1: 0, x2: WIDTH, y1: y(part * top), y2: y(part * top), class: "grid" }));
-    nodes.push(...this.marks.filter((time) => this.now - time < this.seconds).map((time) => svg("line", { x1: this.x(time), x2: this.x(time), y1: 0, y2: height, class: "mark" })));
+    nodes.push(...this.marks.filter((time) => this.now - time < this.span).map((time) => svg("line", { x1: this.x(time), x2: this.x(time), y1: 0, y2: height, class: "mark" })));
     this.lines.forEach((_, line) => {
       for (const run of runs(points, line)) {
         const path = run.map(({ time, values }) => `${this.x(time).toFixed(1)},${y(values[line]).toFixed(1)}`).join("L");
@@ -69,7 +75,7 @@ export class Chart {
 
   point(clientX) {
     const { left, width } = this.svg.getBoundingClientRect();
-    this.at = this.now - this.seconds * (1 - (clientX - left) / width) + 0.5;
+    this.at = this.now - this.span * (1 - (clientX - left) / width) + 0.5;
     this.draw();
   }
 }

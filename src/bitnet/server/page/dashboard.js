@@ -20,12 +20,10 @@ let model = "";
 let downSince = null;
 let restartedAt = null;
 
-// Each card: its title, its size, its figures {name, of(history) -> value, show, keyed: whether it is a line of the
-// chart}, and how its chart is made. The charts have a line for each keyed figure.
+// Each card: its title, its size, its figures, each of which is a line of its chart, and what is said below.
 const latency = (title, name) => ({
   title,
-  size: "third",
-  figures: [0.5, 0.95].map((q) => ({ name: `p${100 * q}`, of: () => history.percentile(q, name, WINDOW, model), show: duration, keyed: true })),
+  figures: [0.5, 0.95].map((q) => ({ name: `p${100 * q}`, of: () => history.percentile(q, name, WINDOW, model), show: duration })),
   none: "No requests in the last minute",
 });
 const rate = (name) => () => history.rate(name, RECENT, model);
@@ -33,20 +31,22 @@ const gauge = (name) => () => history.last.total(name, model);
 
 const CARDS = [
   {
-    title: "Throughput",
-    size: "half",
-    figures: [
-      { name: "tok/s generated", of: rate("bitnet_generation_tokens_total"), show: rounded, keyed: true },
-      { name: "tok/s of prompts", of: rate("bitnet_prompt_tokens_total"), show: rounded, keyed: true },
-    ],
+    title: "Generated",
+    figures: [{ name: "tok/s", of: rate("bitnet_generation_tokens_total"), show: rounded }],
     chart: { least: 1 },
+    foot: sinceStart("bitnet_generation_tokens_total"),
+  },
+  {
+    title: "Prompts",
+    figures: [{ name: "tok/s", of: rate("bitnet_prompt_tokens_total"), show: rounded }],
+    chart: { least: 1 },
+    foot: sinceStart("bitnet_prompt_tokens_total"),
   },
   {
     title: "Requests",
-    size: "half",
     figures: [
-      { name: "running", of: gauge("bitnet_requests_running"), show: rounded, keyed: true },
-      { name: "waiting", of: gauge("bitnet_requests_waiting"), show: rounded, keyed: true },
+      { name: "running", of: gauge("bitnet_requests_running"), show: rounded },
+      { name: "waiting", of: gauge("bitnet_requests_waiting"), show: rounded },
     ],
     chart: { least: 4 },
     foot: outcomes,
@@ -58,22 +58,22 @@ const CARDS = [
     title: "KV cache",
     size: "quarter",
     small: true,
-    figures: [{ name: "in use", of: () => history.last.most("bitnet_kv_cache_usage_ratio", model), show: percent, keyed: true }],
+    figures: [{ name: "in use", of: () => history.last.most("bitnet_kv_cache_usage_ratio", model), show: percent }],
     chart: { top: 1 },
   },
   {
     title: "Prompt tokens from the cache",
     size: "quarter",
     small: true,
-    figures: [{ name: "hits in a minute", of: prefixHits, show: percent, keyed: true }],
+    figures: [{ name: "hits in a minute", of: prefixHits, show: percent }],
     chart: { top: 1 },
-    foot: () => told(history.last.total("bitnet_prefix_cache_hits_total", model), (hits) => `${number(hits, 12)} tokens since the start`),
+    foot: sinceStart("bitnet_prefix_cache_hits_total"),
   },
   {
     title: "Memory",
     size: "quarter",
     small: true,
-    figures: [{ name: "in use", of: gauge("bitnet_memory_used_bytes"), show: gigabytes, keyed: true }],
+    figures: [{ name: "in use", of: gauge("bitnet_memory_used_bytes"), show: gigabytes }],
     chart: { top: () => history.last.total("bitnet_memory_total_bytes") },
     foot: () =>
       [told(history.last.total("bitnet_memory_total_bytes"), (total) => `of ${gigabytes(total)}`), told(history.last.total("bitnet_process_resident_bytes"), (own) => `the server ${gigabytes(own)}`)].filter(Boolean).join(", "),
@@ -82,14 +82,14 @@ const CARDS = [
     title: "Power",
     size: "quarter",
     small: true,
-    figures: [{ name: "W", of: watts, show: rounded, keyed: true }],
+    figures: [{ name: "W", of: watts, show: rounded }],
     chart: { least: 5 },
     foot: () => history.last.by("bitnet_power_watts", "domain").map(([name, value]) => `${name} ${number(value)} W`).join(" · ") || battery(),
   },
   {
     title: "Processors",
     size: "half",
-    figures: [{ name: "of all cores", of: meanLoad, show: percent, keyed: true }],
+    figures: [{ name: "of all cores", of: meanLoad, show: percent }],
     chart: { top: 1 },
     bars: () => history.last.by("bitnet_cpu_usage_ratio", "core").map(([core, share]) => [`Core ${core}`, share, percent(share)]),
     foot: frequencies,
@@ -97,12 +97,16 @@ const CARDS = [
   {
     title: "Temperature",
     size: "half",
-    figures: [{ name: "°C, the hottest", of: () => history.last.most("bitnet_temperature_celsius"), show: rounded, keyed: true }],
+    figures: [{ name: "°C, the hottest", of: () => history.last.most("bitnet_temperature_celsius"), show: rounded }],
     chart: { top: 100 },
     bars: () => history.last.by("bitnet_temperature_celsius", "sensor").map(([name, degrees]) => [name, degrees / 100, `${number(degrees)} °C`]),
     foot: () => throttling(),
   },
 ];
+
+function sinceStart(name) {
+  return () => told(history.last.total(name, model), (tokens) => `${number(tokens, 12)} tokens since the start`);
+}
 
 function told(value, text) {
   return value == null ? "" : text(value);
@@ -148,32 +152,31 @@ function outcomes() {
 }
 
 function build(card) {
-  const keyed = card.figures.filter((figure) => figure.keyed);
-  card.chart = new Chart(keyed.map(({ name }) => name), { seconds: SECONDS, show: keyed[0].show, height: card.small ? 72 : 120, label: card.title, ...card.chart });
+  card.chart = new Chart(card.figures.map(({ name }) => name), { seconds: SECONDS, show: card.figures[0].show, height: card.small ? 72 : 120, label: card.title, ...card.chart });
   card.fixed = card.chart.top;
   card.heads = h("div", { class: "heads" });
   card.bottom = h("p", { class: "foot" });
   card.empty = h("p", { class: "none" });
   card.rows = card.bars && h("div", { class: "bars" });
-  return h("section", { class: `card ${card.size}${card.small ? " small" : ""}`, "aria-label": card.title }, h("h2", {}, card.title), card.heads, card.empty, card.chart.element, card.rows, card.bottom);
+  return h("section", { class: `card ${card.size ?? ""}${card.small ? " small" : ""}`, "aria-label": card.title }, h("h2", {}, card.title), card.heads, card.empty, card.chart.element, card.rows, card.bottom);
 }
 
 function update(card, time) {
   const values = card.figures.map(({ of }) => of());
-  const drawn = values.filter((_, i) => card.figures[i].keyed);
-  card.chart.add(time, drawn);
+  card.chart.add(time, values);
   if (typeof card.fixed === "function") card.chart.top = card.fixed();
   card.chart.marks = history.restarts;
   const known = card.chart.points.some(({ values: each }) => each.some((value) => value != null));
   const several = card.figures.length > 1;
   card.heads.hidden = card.chart.element.hidden = !known;
-  card.heads.replaceChildren(...card.figures.map(({ name, show, keyed }, i) => h("div", { class: `head${keyed && several ? " keyed" : ""}` }, h("b", {}, show(values[i])), h("span", {}, name))));
+  card.heads.replaceChildren(...card.figures.map(({ name, show }, i) => h("div", { class: `head${several ? " keyed" : ""}` }, h("b", {}, show(values[i])), h("span", {}, name))));
   card.empty.hidden = known;
   card.empty.textContent = card.none ?? (history.snapshots.length < 2 ? "…" : "Not reported");
   if (known) card.chart.draw();
   const rows = card.bars?.() ?? [];
   card.rows?.replaceChildren(...(rows.length > 1 ? rows.map((row) => bar(...row)) : []));
   card.rows?.classList.toggle("many", rows.length > 8);
+  card.rows?.classList.toggle("named", rows.some(([name]) => name.length > 8));
   card.bottom.textContent = card.foot?.() ?? "";
 }
 
