@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitnet.engine import SamplingParams, Sequence, TokenLogprob
+from bitnet.engine.constraint import Constraint
 from bitnet.engine.sequence import NEVER
 from bitnet.engine.service import Ticket
 from bitnet.errors import BitNetError
@@ -18,9 +19,6 @@ from bitnet.server.admission import Place
 from bitnet.server.context import Context
 from bitnet.server.errors import ApiError
 from bitnet.server.registry import Served
-
-if TYPE_CHECKING:
-    from bitnet.engine.constraint import Constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +76,7 @@ async def generate(request: Generation, context: Context) -> Run:
         now = time.perf_counter()
         for sequence in sequences:
             sequence.arrived = now  # at the engine
-            if limit:
-                sequence.deadline = context.arrived + limit
+            sequence.deadline = context.arrived + limit if limit else None
         metrics.queue_time.observe(now - context.arrived)
         return Run(request, context, sequences, place)
 
