@@ -30,6 +30,7 @@ COMMANDS = {
     "perplexity": ("bitnet.cli.perplexity", "Measure how well a model predicts a text."),
     "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
+    "bench serve": ("bitnet.cli.bench_serve", "Put load on a server and measure what its users feel."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
     "doctor": ("bitnet.cli.doctor", "Say what this machine is and whether the kernels are right."),
 }
@@ -45,6 +46,10 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        both = " ".join(args[:2])  # "bench serve" is a command of its own
+        return super().resolve_command(ctx, [both, *args[2:]] if both in COMMANDS else args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
