@@ -24,23 +24,12 @@ from bitnet.errors import BitNetError, ParameterError
 
 SHORT = {"input_len": Lengths.parse("20"), "output_len": Lengths.parse("4"), "num_prompts": 6}
 # https://docs.vllm.ai/en/latest/cli/bench/serve.html writes a record with these.
-VLLM = [
-    "date",
-    "endpoint_type",
-    "model_id",
-    "num_prompts",
-    "request_rate",
-    "burstiness",
-    "max_concurrency",
-    "duration",
-    "completed",
-    "total_input_tokens",
-    "total_output_tokens",
-    "request_throughput",
-    "request_goodput",
-    "output_throughput",
-    "total_token_throughput",
-] + [f"{kind}_{m}_ms" for kind in ("mean", "median", "std", "p99") for m in ("ttft", "tpot", "itl", "e2el")]
+VLLM = (
+    "date endpoint_type model_id num_prompts request_rate burstiness max_concurrency duration completed "
+    "total_input_tokens total_output_tokens request_throughput request_goodput output_throughput "
+    "total_token_throughput"
+)
+VLLM_TIMES = [f"{kind}_{m}_ms" for kind in ("mean", "median", "std", "p99") for m in ("ttft", "tpot", "itl", "e2el")]
 
 
 def loaded(server: TimedServer, **options: Any) -> Summary:
@@ -167,7 +156,7 @@ def test_every_format_tells_the_same() -> None:
     found = [loaded(TimedServer()), loaded(TimedServer(), max_concurrency=2)]
     whole = json.loads("".join(FORMATS["json"](found, False)))
     lines = [json.loads(line) for line in FORMATS["jsonl"](found, True)]
-    assert set(VLLM) <= set(whole[0]) and "itls" not in whole[0] and len(lines[1]["itls"]) == 6
+    assert {*VLLM.split(), *VLLM_TIMES} <= set(whole[0]) and "itls" not in whole[0] and len(lines[1]["itls"]) == 6
     assert [each["duration"] for each in whole] == [each["duration"] for each in lines]
     text = "\n".join(FORMATS["md"](found, False))
     assert f"{whole[0]['p99_ttft_ms']:.2f}" in text and "2 of 2" in text and "model: words" in text

@@ -65,7 +65,7 @@ def summary(load: Load, model: str, records: Sequence[Record], counts: bool) -> 
     }
     for name in METRICS:
         fields |= spread(name, [1000 * value for record in whole for value in values(record, name)])
-    details = {
+    details: dict[str, list[Any]] = {
         "input_lens": [r.prompt_tokens for r in records],
         "output_lens": [r.output_tokens for r in records],
         "ttfts": [r.ttft if r.times else None for r in records],
