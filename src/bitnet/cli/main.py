@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("bitnet.cli.run", "Write on after a prompt."),
     "chat": ("bitnet.cli.chat", "Talk with a model."),
     "serve": ("bitnet.cli.serve", "Answer over HTTP, as OpenAI's API does."),
+    "batch": ("bitnet.cli.batch", "Answer a file of requests, in OpenAI's batch format."),
     "embed": ("bitnet.cli.embed", "Turn texts into vectors."),
     "plan": ("bitnet.cli.plan", "Say how much memory a model will take, before it is loaded."),
     "convert": ("bitnet.cli.convert", "Write a model as another file: GGUF or packed safetensors."),
