@@ -61,6 +61,10 @@ def openers(
     draft_tokens: DraftTokens = ENGINE.draft_tokens,
     ctx_overflow: CtxOverflow = ENGINE.ctx_overflow,
     ctx_keep: CtxKeep = ENGINE.ctx_keep,
+    prefix_cache: Annotated[
+        bool,
+        typer.Option("--prefix-cache/--no-prefix-cache", help="Keep what was computed for prompts that begin alike."),
+    ] = ENGINE.prefix_cache,
 ) -> dict[str, Opener]:
     """How to open each model, by its name; the first is the default one."""
     engine: dict[str, Any] = {
@@ -78,6 +82,7 @@ def openers(
         "draft_tokens": draft_tokens,
         "ctx_overflow": ctx_overflow,
         "ctx_keep": ctx_keep,
+        "prefix_cache": prefix_cache,
     }
     return {name: partial(BitNet, path, **engine) for name, path in named_paths(model or []).items()}
 
