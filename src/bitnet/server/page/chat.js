@@ -154,7 +154,7 @@ function drawStats(message, element) {
     prompt != null && `prompt ${number(prompt, 9)}${cached ? `, ${number(cached, 9)} cached` : ""}`,
     contextOf(message),
   ];
-  stats.textContent = parts.filter(Boolean).join(" · ");
+  stats.textContent = parts.filter(Boolean).map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
   stats.title = message.model ?? "";
 }
 
