@@ -59,9 +59,7 @@ class Soak:
         burst = await self.burst(self.arguments.connections)
         self.until = time.monotonic() + self.arguments.seconds
         kinds = {self.ask: 6, self.leave: 4, self.read_slowly: 4, self.nonsense: 2, self.say_nothing: 4, self.reload: 1}
-        await asyncio.gather(
-            self.watch(), *(self.repeat(kind) for kind, count in kinds.items() for _ in range(count))
-        )
+        await asyncio.gather(self.watch(), *(self.repeat(kind) for kind, count in kinds.items() for _ in range(count)))
         await self.quiet()
         return {**burst, **self.verdict()}
 
