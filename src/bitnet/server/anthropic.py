@@ -136,7 +136,7 @@ class MessagesRequest(CountRequest):
     max_tokens: int = Field(ge=1, description="tokens to generate at most")
     temperature: float | None = bounded("temperature")
     top_p: float | None = bounded("top_p")
-    top_k: int | None = bounded("top_k")
+    top_k: int | None = Field(None, ge=0, description="keep the k likeliest tokens; 0 keeps all")
     stop_sequences: Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None
 

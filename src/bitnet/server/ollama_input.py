@@ -15,18 +15,25 @@ from bitnet.server.conversation import Conversation
 from bitnet.server.errors import ApiError
 from bitnet.server.grammar import ANY_OBJECT, Grammar, of_schema
 from bitnet.server.registry import Registry, Served
-from bitnet.server.schemas import Request, bounded
+from bitnet.server.schemas import Request, bounded, errors_of
 from bitnet.server.tools import Function, tool_use
 
 MOST_STOPS = 16
 NAMES = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")
 
 
+class OllamaError(BaseModel):
+    error: str
+
+
+OLLAMA_ERRORS = errors_of(OllamaError)
+
+
 class Options(Request):
     """num_ctx and the other sizes are the server's to choose: no prompt is cut to fit, whatever they are."""
 
     temperature: float | None = bounded("temperature")
-    top_k: int | None = bounded("top_k")
+    top_k: int | None = Field(None, ge=0, description="keep the k likeliest tokens; 0 keeps all")
     top_p: float | None = bounded("top_p")
     min_p: float | None = bounded("min_p")
     presence_penalty: float | None = bounded("presence_penalty")

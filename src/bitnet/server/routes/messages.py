@@ -20,7 +20,7 @@ from bitnet.server.context import context_of, server_of
 from bitnet.server.conversation import Part, Said, Talk, Thought, converse
 from bitnet.server.encoding import JsonResponse
 from bitnet.server.generation import Usage
-from bitnet.server.schemas import ERRORS, streamed
+from bitnet.server.schemas import errors_of, streamed
 from bitnet.server.sse import EventStream, event
 from bitnet.server.tool_calls import Arguments, Call
 
@@ -28,11 +28,24 @@ router = APIRouter(route_class=JsonRoute, tags=["Anthropic"])
 REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
+class MessageErrorFields(BaseModel):
+    type: str
+    message: str
+
+
+class MessageError(BaseModel):
+    type: Literal["error"]
+    error: MessageErrorFields
+
+
+MESSAGE_ERRORS = errors_of(MessageError)
+
+
 class Counted(BaseModel):
     input_tokens: int
 
 
-@router.post("/v1/messages/count_tokens", response_model=Counted, responses=ERRORS)
+@router.post("/v1/messages/count_tokens", response_model=Counted, responses=MESSAGE_ERRORS)
 async def count_tokens(body: CountRequest, request: HttpRequest) -> Response:
     """How many tokens the conversation is to the model, tools included."""
     served = await attended(request, server_of(request).registry.get(body.model))
@@ -61,7 +74,7 @@ class MessageBody(BaseModel):
     usage: MessageUsage
 
 
-@router.post("/v1/messages", responses=streamed(MessageBody))
+@router.post("/v1/messages", responses=streamed(MessageBody, MESSAGE_ERRORS))
 async def messages(body: MessagesRequest, request: HttpRequest) -> Response:
     """Answer a conversation."""
     context = context_of(request)

@@ -22,9 +22,9 @@ from bitnet.server.errors import ApiError
 from bitnet.server.generation import Generation, generate
 from bitnet.server.grammar import compiled
 from bitnet.server.logprobs import ChatLogprobs
-from bitnet.server.ollama_input import Asking, ChatRequest, GenerateRequest, name_of
+from bitnet.server.ollama_input import OLLAMA_ERRORS, Asking, ChatRequest, GenerateRequest, name_of
 from bitnet.server.registry import Served
-from bitnet.server.schemas import ERRORS
+from bitnet.server.schemas import streamed
 from bitnet.server.sse import EventStream
 from bitnet.server.tool_calls import Call
 
@@ -55,11 +55,10 @@ class Generated(Counts):
     thinking: str | None = None
 
 
-def lines(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": answer, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}, **ERRORS}
+NDJSON = "application/x-ndjson"
 
 
-@router.post("/api/chat", responses=lines(Chatted))
+@router.post("/api/chat", responses=streamed(Chatted, OLLAMA_ERRORS, NDJSON))
 async def chat(body: ChatRequest, request: HttpRequest) -> Response:
     """Answer a conversation; without messages, load the model."""
     served, loaded = await load(body, request)
@@ -69,7 +68,7 @@ async def chat(body: ChatRequest, request: HttpRequest) -> Response:
     return await answer(Lines(served, talk, loaded, chatted), body, request)
 
 
-@router.post("/api/generate", responses=lines(Generated))
+@router.post("/api/generate", responses=streamed(Generated, OLLAMA_ERRORS, NDJSON))
 async def generate_route(body: GenerateRequest, request: HttpRequest) -> Response:
     """Answer one prompt; without one, load the model."""
     served, loaded = await load(body, request)
@@ -108,7 +107,7 @@ async def answer(lines: Lines, body: Asking, request: HttpRequest) -> Response:
 
 
 class LineStream(EventStream):
-    media_type = "application/x-ndjson"
+    media_type = NDJSON
     ping = None  # there is no line that says nothing
 
     def failure(self, error: ApiError) -> bytes:

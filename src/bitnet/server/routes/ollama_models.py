@@ -16,11 +16,11 @@ from bitnet.server.body import JsonRoute
 from bitnet.server.context import context_of, server_of
 from bitnet.server.encoding import JsonResponse
 from bitnet.server.errors import ApiError
-from bitnet.server.ollama_input import name_of
+from bitnet.server.ollama_input import OLLAMA_ERRORS, name_of
 from bitnet.server.reasoning import BEGIN
 from bitnet.server.registry import Registry, Served
 from bitnet.server.routes.embeddings import EmbeddingRequest, embedded
-from bitnet.server.schemas import ERRORS, MOST_PROMPTS, Request
+from bitnet.server.schemas import MOST_PROMPTS, Request
 
 router = APIRouter(route_class=JsonRoute, tags=["Ollama"])
 
@@ -29,14 +29,14 @@ class Listed(BaseModel):
     models: list[dict[str, Any]]
 
 
-@router.get("/api/tags", response_model=Listed, responses=ERRORS)
+@router.get("/api/tags", response_model=Listed, responses=OLLAMA_ERRORS)
 async def tags(request: HttpRequest) -> Response:
     """All models, loaded or not."""
     registry = server_of(request).registry
     return JsonResponse({"models": [described(registry, name) for name in registry.models]})
 
 
-@router.get("/api/ps", response_model=Listed, responses=ERRORS)
+@router.get("/api/ps", response_model=Listed, responses=OLLAMA_ERRORS)
 async def ps(request: HttpRequest) -> Response:
     """The models that are loaded."""
     registry = server_of(request).registry
@@ -45,7 +45,7 @@ async def ps(request: HttpRequest) -> Response:
     )
 
 
-@router.get("/api/version", responses=ERRORS)
+@router.get("/api/version", responses=OLLAMA_ERRORS)
 async def version() -> dict[str, str]:
     return {"version": __version__}
 
@@ -56,7 +56,7 @@ class ShowRequest(Request):
     verbose: Any = None
 
 
-@router.post("/api/show", responses=ERRORS)
+@router.post("/api/show", responses=OLLAMA_ERRORS)
 async def show(body: ShowRequest, request: HttpRequest) -> Response:
     """What a model is like; it is loaded for that."""
     registry = server_of(request).registry
@@ -98,7 +98,7 @@ class EmbedRequest(Request):
     keep_alive: Any = None
 
 
-@router.post("/api/embed", responses=ERRORS)
+@router.post("/api/embed", responses=OLLAMA_ERRORS)
 async def embed(body: EmbedRequest, request: HttpRequest) -> Response:
     """Vectors of length 1."""
     began = time.perf_counter_ns()
@@ -118,7 +118,7 @@ class OlderEmbedRequest(Request):
     keep_alive: Any = None
 
 
-@router.post("/api/embeddings", responses=ERRORS)
+@router.post("/api/embeddings", responses=OLLAMA_ERRORS)
 async def embeddings(body: OlderEmbedRequest, request: HttpRequest) -> Response:
     """The older route: one vector."""
     registry = server_of(request).registry

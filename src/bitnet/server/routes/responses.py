@@ -135,9 +135,9 @@ class Responding:
                     yield each
                 yield self._end(said)
 
-    def named(self, name: str, **data: Any) -> bytes:
+    def named(self, kind: str, **data: Any) -> bytes:
         self._number += 1
-        return event({"type": name, "sequence_number": self._number - 1, **data}, name)
+        return event({"type": kind, "sequence_number": self._number - 1, **data}, kind)
 
     def _add(self, part: Part) -> Iterator[bytes]:
         """The events for more of the open item, or for a new one."""
