@@ -87,6 +87,11 @@ class Bitnet(Engine):
             multiply_adds=multiply_adds(model.config),
         )
 
+    @property
+    def model(self) -> Decoder:
+        assert self._runner is not None
+        return self._runner.model
+
     def timed(self, test: Test, threads: int) -> Sample:
         assert self._runner is not None
         use_threads(self._backend, threads)

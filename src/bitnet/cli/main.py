@@ -30,6 +30,7 @@ COMMANDS = {
     "rm": ("bitnet.cli.rm", "Delete a model from the cache."),
     "perplexity": ("bitnet.cli.perplexity", "Measure how well a model predicts a text."),
     "eval": ("bitnet.cli.eval", "Count how often a model picks the right one of several texts."),
+    "compare": ("bitnet.cli.compare", "Measure two models side by side: speed, memory, quality, likeness."),
     "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
     "bench serve": ("bitnet.cli.bench_serve", "Put load on a server and measure what its users feel."),

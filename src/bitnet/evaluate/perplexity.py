@@ -24,6 +24,7 @@ from bitnet.tokenizer import Tokenizer
 
 ROWS = 128  # of logits at a time: those of a vocabulary of 128,256 are 65 MB, and as much twice in float64
 Progress = Callable[[int, int], None]  # (windows done, windows in all)
+Run = Callable[[Step], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +89,30 @@ def perplexity(
     range, BitNetError where the model gives numbers that are not finite.
     """
     windows = list(cut(len(ids), ctx, stride))
-    bos = tokenizer.bos_id if tokenizer.add_bos and not stride else None
-    c = model.config
-    cache = model.ops.new_cache(c.num_hidden_layers, -(-ctx // BLOCK_SIZE), c.num_key_value_heads, c.head_dim, kv)
-    run = model.ops.compile(model, cache)
+    run = runner(model, ctx, kv)
     losses, characters = [], 0
     for done, window in enumerate(windows):
         progress(done, len(windows))
-        tokens = list(ids[window.start : window.end])
-        if bos is not None:
-            tokens[0] = bos
-        first = window.scored - window.start
+        tokens, first = window_tokens(window, ids, tokenizer, stride)
         losses.append(window_losses(run, tokens, first))
         characters += len(tokenizer.decode(tokens)) - len(tokenizer.decode(tokens[:first]))
     progress(len(windows), len(windows))
     return Perplexity(np.concatenate(losses), characters, len(windows), ctx)
+
+
+def runner(model: Decoder, ctx: int, kv: str) -> Run:
+    """The model on a cache of its own for one window."""
+    c = model.config
+    cache = model.ops.new_cache(c.num_hidden_layers, -(-ctx // BLOCK_SIZE), c.num_key_value_heads, c.head_dim, kv)
+    return model.ops.compile(model, cache)
+
+
+def window_tokens(window: Window, ids: Sequence[int], tokenizer: Tokenizer, stride: int) -> tuple[list[int], int]:
+    """The tokens of a window, and where those begin that are scored."""
+    tokens = list(ids[window.start : window.end])
+    if tokenizer.add_bos and tokenizer.bos_id is not None and not stride:
+        tokens[0] = tokenizer.bos_id
+    return tokens, window.scored - window.start
 
 
 def cut(count: int, ctx: int, stride: int = 0) -> Iterator[Window]:
@@ -122,11 +132,22 @@ def cut(count: int, ctx: int, stride: int = 0) -> Iterator[Window]:
         yield Window(start, start + ctx, start + ctx // 2 + 1)
 
 
-def window_losses(run: Callable[[Step], NDArray[np.float32]], ids: Sequence[int], first: int) -> NDArray[np.float64]:
+def window_losses(run: Run, ids: Sequence[int], first: int) -> NDArray[np.float64]:
     """-log p of the tokens from `first` on, each given all before it."""
+    losses = np.empty(len(ids) - first)
+    for at, logits in window_logits(run, ids, first):
+        found = log_softmax(logits)[np.arange(len(logits)), np.asarray(ids[at : at + len(logits)])]
+        losses[at - first : at - first + len(logits)] = -found
+    if not np.isfinite(losses).all():
+        raise BitNetError("The model's logits are not finite.", "The file may be damaged, or its numbers too large.")
+    return losses
+
+
+def window_logits(run: Run, ids: Sequence[int], first: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """What the model says of the tokens from `first` on: (place of the first of them, logits (tokens, vocab)), a few
+    tokens at a time."""
     tokens = np.asarray(ids, np.int32)
     blocks = np.arange(-(-len(tokens) // BLOCK_SIZE), dtype=np.int32)[None]
-    losses = np.empty(len(tokens) - first)
     # What needs no logits goes first; then a few rows at a time. The last token predicts nothing that is scored.
     starts = [0, *range(first - 1, len(tokens) - 1, ROWS)]
     for start, end in zip(starts, [*starts[1:], len(tokens) - 1], strict=True):
@@ -136,8 +157,4 @@ def window_losses(run: Callable[[Step], NDArray[np.float32]], ids: Sequence[int]
         positions = np.arange(start, end, dtype=np.int32)
         logits = run(Step(tokens[start:end], positions, np.array([0, end - start], np.int32), want, blocks))
         if len(want):
-            found = log_softmax(np.asarray(logits))[want, tokens[start + 1 : end + 1]]
-            losses[start + 1 - first : end + 1 - first] = -found
-    if not np.isfinite(losses).all():
-        raise BitNetError("The model's logits are not finite.", "The file may be damaged, or its numbers too large.")
-    return losses
+            yield start + 1, np.asarray(logits)
