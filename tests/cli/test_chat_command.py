@@ -62,6 +62,20 @@ def test_three_quotes_hold_several_lines(bitnet: Bitnet, tmp_path: Path) -> None
     assert asked == ["one\ntwo", "three"]
 
 
+def test_three_quotes_that_nobody_closes_hold_the_rest(bitnet: Bitnet, tmp_path: Path) -> None:
+    result = bitnet("chat", *SHORT, stdin='"""one\ntwo\n')
+    assert result.returncode == 0 and result.stdout.strip()
+
+
+def test_a_switch_is_set_by_its_words_only(bitnet: Bitnet) -> None:
+    text = bitnet("chat", stdin="/set ignore_eos yes\n/set ignore-eos maybe\n/set ignore_eos OFF\n").stderr
+    assert text.splitlines()[-3:] == [
+        "ignore_eos = true",
+        "ignore_eos is 'maybe'; expected on or off.",
+        "ignore_eos = false",
+    ]
+
+
 def test_a_saved_conversation_goes_on(bitnet: Bitnet, tmp_path: Path) -> None:
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     lines = ("/system be kind", "hello", f"/save {first}", "/clear", f"/load {first}", "again", f"/save {second}")

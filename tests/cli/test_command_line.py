@@ -98,3 +98,8 @@ def test_debug_shows_the_traceback(bitnet: Bitnet) -> None:
 def test_a_flag_comes_from_its_environment_variable(bitnet: Bitnet) -> None:
     result = bitnet("run", "x", BITNET_TOP_K="-7")
     assert result.returncode == 2 and "top-k" in result.stderr
+
+
+def test_a_variable_holds_a_value_of_a_repeated_option_on_each_line(bitnet: Bitnet) -> None:
+    text = bitnet("chat", stdin="/show\n", BITNET_STOP="User: a\n\nBot: b\n").stderr
+    assert '["User: a", "Bot: b"]' in text

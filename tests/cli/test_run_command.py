@@ -6,13 +6,20 @@ import json
 import signal
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bitnet.api import builtin_model
-from bitnet.cli.options import NOT_HERE
-from bitnet.engine import SamplingParams
+import pytest
 
+from bitnet.api import BitNet, builtin_model
+from bitnet.cli import run
+from bitnet.cli.generation import stream
+from bitnet.cli.main import main
+from bitnet.cli.options import NOT_HERE
+from bitnet.engine import SamplingParams, Sequence
+
+BACKEND = "cpu" if find_spec("bitnet._core") else "reference"
 Bitnet = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -139,6 +146,23 @@ def test_ctrl_c_ends_with_130_and_keeps_what_was_written(start: Start) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in err and b"generated" in err
+
+
+def test_ctrl_c_leaves_json_with_the_text_so_far(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(model: BitNet, sequence: Sequence, write: Callable[[str], None]) -> None:
+        def once(piece: str) -> None:
+            write(piece)
+            raise KeyboardInterrupt
+
+        stream(model, sequence, once)
+
+    monkeypatch.setattr(run, "stream", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main(["run", "the", "--json", "--model", str(tiny_gguf), "--backend", BACKEND])
+    found = json.loads(capsys.readouterr().out)
+    assert left.value.code == 130 and found["text"] and found["finish_reason"] == "abort"
 
 
 def test_a_closed_pipe_ends_quietly(start: Start) -> None:

@@ -42,7 +42,8 @@ VARIANTS = tiny.VARIANTS | {
     "gemma3-pattern": GEMMA3 | {"num_hidden_layers": 2, "layer_types": PATTERN},
     "gemma3-norms": GEMMA3 | {"quantization_config": NORMS | {"rms_norm_eps": 1e-5}, "num_hidden_layers": 2},
 }
-KINDS = ("i2_s", "tq2_0", "tq1_0", "q2_0", "pq2_0", "ptq1_0", "iq1_bn", "iq2_bn")
+KINDS = ("i2_s", "tq2_0", "tq1_0", "q2_0", "pq2_0", "ptq1_0", "q1_0", "iq1_bn", "iq2_bn")
+EVERY_KIND = ("bitnet-relu2", "bitnet-silu", "llama", "qwen3", "gemma3-pattern")
 
 
 @pytest.fixture(autouse=True)
@@ -51,13 +52,15 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "BLOCK", 5000)
 
 
-def checkpoint(name: str) -> tiny.Synthetic:
+def checkpoint(name: str, binary: bool = False) -> tiny.Synthetic:
+    """binary: without zeros."""
     made = tiny.Synthetic(VARIANTS[name])
     kept = (VARIANTS[name].get("quantization_config") or {}).get("modules_to_not_convert", [])
     for spelled, weight in list(made.weights.items()):
         if isinstance(weight, TernaryTensor):
             scale = weight.scales.astype(np.float16).astype(np.float32)
-            made.weights[spelled] = TernaryTensor(weight.codes, scale)
+            codes = np.where(weight.codes == 0, np.int8(1), weight.codes) if binary else weight.codes
+            made.weights[spelled] = TernaryTensor(codes, scale)
             if any(each in spelled for each in kept):
                 random = np.random.default_rng(len(spelled))
                 made.weights[spelled] = DenseTensor(random.normal(0, 0.3, weight.shape).astype(np.float16), "F16")
@@ -67,8 +70,8 @@ def checkpoint(name: str) -> tiny.Synthetic:
     return made
 
 
-def folder(name: str, path: Path) -> Path:
-    write_folder(checkpoint(name), path, tokenizer=tiny.tokenizer())
+def folder(name: str, path: Path, binary: bool = False) -> Path:
+    write_folder(checkpoint(name, binary), path, tokenizer=tiny.tokenizer())
     return path
 
 
@@ -89,11 +92,11 @@ def test_a_folder_is_the_model_to_the_bit(name: str, tmp_path: Path) -> None:
     [
         (n, k)
         for n in VARIANTS
-        for k in (KINDS if n in ("bitnet-relu2", "llama", "qwen3", "gemma3-pattern") else KINDS[:2])
+        for k in (KINDS if n in EVERY_KIND else KINDS[:2])
     ],
 )
 def test_a_folder_comes_back_from_every_type(name: str, kind: str, tmp_path: Path) -> None:
-    hf = folder(name, tmp_path / "hf")
+    hf = folder(name, tmp_path / "hf", binary=kind == "q1_0")
     done = convert(hf, tmp_path / "m.gguf", weights=kind)
     assert done.lossless and kind.upper() in done.types, done.notes
     assert convert(tmp_path / "m.gguf", tmp_path / "back").lossless

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 ALIASES = {"temp": "temperature", "repeat_penalty": "repetition_penalty"}
+SWITCHES = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
 
 def show_help(chat: Chat, argument: str) -> None:
@@ -45,7 +46,9 @@ def parsed(name: str, kind: Any, text: str) -> Any:
     if text == "none" and type(None) in get_args(kind):
         return None
     if kind is bool:
-        return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}.get(text.lower(), text)
+        if text.lower() not in SWITCHES:
+            raise ParameterError(f"{name} is {text!r}; expected on or off.")
+        return SWITCHES[text.lower()]
     try:
         return float(text) if kind is float else int(text)
     except ValueError:

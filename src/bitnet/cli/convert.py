@@ -23,7 +23,9 @@ def command(
     source: Annotated[Path, typer.Argument(help="GGUF file or Hugging Face folder.")],
     out: Annotated[Path, typer.Argument(help="FILE.gguf, or a folder for packed safetensors.")],
     file_type: Annotated[str | None, typer.Option("--type", help=TYPE)] = None,
-    head: Annotated[str | None, typer.Option("--head", help=f"Type of the output head: {TABLE}")] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", envvar="BITNET_FILE_HEAD", help=f"Type of the output head: {TABLE}")
+    ] = None,
     embeddings: Annotated[str | None, typer.Option("--embeddings", help=f"Type of the embedding: {TABLE}")] = None,
     to: Annotated[str | None, typer.Option("--to", help='"gguf" or "safetensors"; absent: by the name of OUT.')] = None,
     verify: Annotated[

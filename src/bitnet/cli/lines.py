@@ -65,7 +65,7 @@ def history() -> History:
 
 
 def read_turn(lines: Lines) -> str | None:
-    '''What the user says next: one line, or several between """ and """. None at the end.'''
+    '''What the user says next: one line, or several between """ and """, or the end. None at the end.'''
     first = lines.line("> ")
     if first is None or not first.startswith(QUOTES):
         return first
@@ -73,6 +73,6 @@ def read_turn(lines: Lines) -> str | None:
     while not parts[-1].rstrip().endswith(QUOTES):
         more = lines.line("... ")
         if more is None:
-            return None
+            break
         parts.append(more)
     return "\n".join(parts).rstrip().removesuffix(QUOTES).strip("\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bitnet.cli.failures import explain, forget_output
-from bitnet.cli.options import complete
+from bitnet.cli.options import complete, read_lines
 
 # Name -> the module whose `command` it is, and what --help says of it.
 COMMANDS = {
@@ -60,11 +61,16 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, summary = COMMANDS[cmd_name]
-        # An option that is not given comes from the environment: --ctx-size from BITNET_CTX_SIZE.
+        # An option that is not given comes from the environment: --ctx-size from BITNET_CTX_SIZE; where it may be
+        # repeated, a value a line.
         settings = {"auto_envvar_prefix": "BITNET", **HELP}
         command = typer.Typer(add_completion=False, rich_markup_mode=None)
         command.command(cmd_name, help=summary, context_settings=settings)(complete(import_module(module).command))
-        return typer.main.get_command(command)
+        made: Any = typer.main.get_command(command)
+        for each in made.params:
+            if getattr(each, "multiple", False):
+                each.value_from_envvar = partial(read_lines, each)
+        return made
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):

@@ -8,9 +8,9 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -71,6 +71,7 @@ SPELLINGS = {
     "repetition_penalty": ("--repeat-penalty",),
     "seed": ("-s",),
 }
+KINDS: dict[Any, str] = {str: "TEXT", Path: "PATH", int: "N", float: "X"}  # what --help calls a value
 NOT_HERE = ("logprobs", "logit_bias")  # fields that only the library and the server use
 
 
@@ -84,6 +85,7 @@ def complete(command: Callable[..., None]) -> Callable[..., None]:
     # main() looks for --debug itself, as it must know of it even where the arguments cannot be parsed.
     for name, annotation in (("offline", Offline), ("debug", Debug)):
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation))
+    name_values(parameters)
 
     def call(offline: bool, debug: bool, **values: Any) -> None:
         if offline:
@@ -96,6 +98,22 @@ def complete(command: Callable[..., None]) -> Callable[..., None]:
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {}
     return call
+
+
+def name_values(parameters: Iterable[inspect.Parameter]) -> None:
+    """What --help calls the values: arguments by their names, those of options by their kind."""
+    for parameter in parameters:
+        kind, info = get_args(parameter.annotation)[:2]
+        if info.metavar is None:
+            kinds = (kind, *get_args(kind))
+            named = next((word for known, word in KINDS.items() if known in kinds), None)
+            info.metavar = parameter.name.upper() if isinstance(info, typer.models.ArgumentInfo) else named
+
+
+def read_lines(option: Any, context: Any) -> list[str] | None:
+    """The environment variable of an option that may be repeated has a value on each line."""
+    text = option.resolve_envvar_value(context)
+    return None if text is None else [line for line in text.splitlines() if line]
 
 
 def sampling_options() -> list[inspect.Parameter]:
@@ -112,7 +130,7 @@ def option(field: Any, kind: Any) -> inspect.Parameter:
     info = typer.Option(
         f"--{field.name.replace('_', '-')}",
         *SPELLINGS.get(field.name, ()),
-        help=f"{help[0].upper()}{help[1:]}{'; may be repeated' if several else ''}.",
+        help=f"{help[0].upper()}{help[1:]}{'; may be repeated; in the environment, one a line' if several else ''}.",
         min=bound(field.metadata["low"], kind),
         max=bound(field.metadata["high"], kind),
     )

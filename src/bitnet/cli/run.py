@@ -83,8 +83,10 @@ def command(
     sequence = bitnet.llm.add_request(prompt_ids(bitnet, text, chat), params)
     if as_json:
         pieces: list[str] = []
-        stream(bitnet, sequence, pieces.append)
-        print(json.dumps({"prompt": text, "text": "".join(pieces), **Report.of(bitnet, sequence).to_json()}))
+        try:
+            stream(bitnet, sequence, pieces.append)
+        finally:
+            print(json.dumps({"prompt": text, "text": "".join(pieces), **Report.of(bitnet, sequence).to_json()}))
         return
     if sys.stdout.isatty() and not chat:
         write_prompt(text)

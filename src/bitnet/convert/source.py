@@ -22,7 +22,8 @@ from bitnet.models.rotation import read_rotations
 from bitnet.quant.rules import absmean, exact_ternary, row_sums, ternary_codes
 from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 
-BLOCK = 1 << 20  # weights at a time
+# Weights at a time. Larger arrays would be new pages of memory every time, which take longer than the work.
+BLOCK = 1 << 17
 Rounding = Callable[[str, NDArray[np.float32]], TernaryTensor]
 
 

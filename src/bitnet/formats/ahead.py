@@ -10,13 +10,14 @@ from typing import TypeVar
 
 T = TypeVar("T")
 MOST = 8  # threads; each holds a block and what is computed from it
+WAITING = 2  # of them, for a disk, while the processors are busy
 
 
 def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
     """The result of each call. NumPy lets go of Python's lock, so the calls run side by side; at most two for each
     thread are begun and not yet taken. What a call raises is raised here, and the calls behind it are not made.
     """
-    threads = min(MOST, processors())
+    threads = min(MOST, processors() + WAITING)
     pending: deque[Future[T]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
