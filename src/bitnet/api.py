@@ -281,7 +281,7 @@ class BitNet:
     def score(self, text: str, top: int = 0) -> list[TokenLogprob]:
         """The natural log-probability of every token of `text` after its first, given those before it."""
         params = SamplingParams(max_tokens=0, logprobs=top or None)
-        sequence = self.llm.add_request(self.tokenize(text), params, score_prompt=True)
+        sequence = self.llm.add_request(self.tokenize(text), params, score_from=0)
         for _ in self.llm.run([sequence]):
             pass
         return sequence.prompt_logprobs

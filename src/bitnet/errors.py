@@ -13,6 +13,7 @@ BitNetError
 │   ├── AccessError        the repository wants a login, or consent to its terms
 │   ├── RateLimitError     the hub has had too many requests
 │   └── DownloadError      what came is cut short, or not what was announced
+├── ScrapeError            a server that is watched does not answer        exit code 1
 └── ResourceError          not enough memory or processors for what was asked  exit code 1
 """
 
@@ -86,6 +87,10 @@ class RateLimitError(HubError):
 
 
 class DownloadError(HubError):
+    pass
+
+
+class ScrapeError(BitNetError):
     pass
 
 

@@ -363,9 +363,18 @@ def test_a_preempted_sequence_finds_its_own_blocks_again() -> None:
 def test_a_scored_prompt_is_computed_whole_and_left_for_others() -> None:
     llm = engine()
     ask(llm, [1] * 50)
-    scored = ask(llm, [1] * 70, score_prompt=True)
+    scored = ask(llm, [1] * 70, score_from=0)
     assert (scored.cached, scored.miss, len(scored.prompt_logprobs)) == (0, "scored", 69)
     assert ask(llm, [1] * 70).cached == 64
+
+
+def test_what_stands_before_the_scored_part_is_shared() -> None:
+    llm = engine()
+    ask(llm, [1] * 50)
+    end = ask(llm, [1] * 70, score_from=50)
+    whole = ask(llm, [1] * 70, score_from=0)
+    assert (end.cached, end.miss, len(end.prompt_logprobs)) == (48, "scored", 19)
+    assert end.prompt_logprobs == whole.prompt_logprobs[50:]
 
 
 def test_salts_do_not_share() -> None:

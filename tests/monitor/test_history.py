@@ -64,6 +64,14 @@ def test_counters_that_fall_are_a_restart_where_no_start_is_told() -> None:
     assert [each.generation_rate for each in history.figures] == [None, 2, None, 3]
 
 
+def test_a_clock_that_is_set_back_begins_anew() -> None:
+    served, history = ServedMetrics(start=0), History()
+    for now in (100.0, 101.0, 50.0, 51.0):
+        served.count("generation_tokens", 10)
+        history.add(parse(served.text(), now))
+    assert [(each.time, each.generation_rate) for each in history.figures] == [(50.0, None), (51.0, 10)]
+
+
 def test_models_are_summed_or_looked_at_alone() -> None:
     served = ServedMetrics()
     for model, running, usage in (("a", 2, 0.1), ("b", 5, 0.7)):

@@ -9,7 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from served_metrics import ServedMetrics
 
-from bitnet.monitor.reader import ScrapeError, metrics_url, parse, scrape
+from bitnet.errors import ScrapeError
+from bitnet.monitor.reader import metrics_url, parse, scrape
 
 Answer = tuple[int, bytes]
 Serve = Callable[[Answer], str]

@@ -21,6 +21,7 @@ from bitnet.errors import (
     ParameterError,
     RateLimitError,
     ResourceError,
+    ScrapeError,
     ShapeError,
     UnsupportedError,
 )
@@ -42,6 +43,7 @@ REASONS: tuple[tuple[type[BaseException], str, str], ...] = (
     (HubError, "the hub could not do what was asked", "try again later"),
     (ContextError, "prompt and answer must fit into the context together", "shorten the prompt or raise --ctx-size"),
     (ParameterError, "an argument is missing, out of range or of the wrong kind", "see `bitnet COMMAND --help`"),
+    (ScrapeError, "the figures come from the server's /metrics", "start it with `bitnet serve`, or name it with --url"),
     (ResourceError, "there is not enough memory, disk or processors for this", "close other programs or ask for less"),
     (BitNetError, "the model could not go on", "run it again with --debug to see where"),
     (MemoryError, "there is not enough memory for this", "lower --ctx-size or choose a smaller model"),

@@ -28,9 +28,12 @@ COMMANDS = {
     "show": ("bitnet.cli.show", "Say what is known of a model in the cache."),
     "rm": ("bitnet.cli.rm", "Delete a model from the cache."),
     "perplexity": ("bitnet.cli.perplexity", "Measure how well a model predicts a text."),
+    "eval": ("bitnet.cli.eval", "Count how often a model picks the right one of several texts."),
     "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
+    "top": ("bitnet.cli.top", "Watch a server in the terminal."),
+    "monitor": ("bitnet.cli.monitor", "Watch a server on a dashboard in the browser."),
     "doctor": ("bitnet.cli.doctor", "Say what this machine is and whether the kernels are right."),
 }
 HELP = {"help_option_names": ["-h", "--help"]}

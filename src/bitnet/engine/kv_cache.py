@@ -29,9 +29,8 @@ class BlockPool:
         return len(self._blank) + len(self._kept)
 
     def find(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold the beginning of the sequence's context already. A prompt that is scored wants all of its
-        logits, and so none."""
-        return self.index.find(sequence) if self.share and not sequence.score_prompt else []
+        """Blocks that hold the beginning of the sequence's context already."""
+        return self.index.find(sequence) if self.share else []
 
     def missing(self, sequence: Sequence, length: int, found: list[int]) -> int:
         """How many free blocks `length` positions take where the blocks `found` can be used."""
@@ -49,11 +48,11 @@ class BlockPool:
     def count_hits(self, sequence: Sequence) -> None:
         """Note how much of a new sequence was there, and why not more."""
         sequence.cached = sequence.computed
-        if sequence.score_prompt or not self.share:
-            sequence.miss = "scored" if self.share else "disabled"
+        if not self.share:
+            sequence.miss = "disabled"
             return
         sequence.miss = self.index.why_no_more(sequence, len(sequence.blocks))
-        self.queries += len(sequence)
+        self.queries += min(len(sequence), sequence.score_from)
         self.hits += sequence.cached
 
     def offer(self, sequence: Sequence) -> None:

@@ -79,7 +79,7 @@ class PrefixIndex:
     def why_no_more(self, sequence: Sequence, found: int) -> str:
         """Why only `found` blocks of the sequence were there; "" where there can be no more."""
         if found >= shareable(sequence):
-            return ""
+            return "scored" if sequence.scored else ""
         if sequence.slid:
             return "sliding"
         if block_hash(sequence, found) in self._evicted:
@@ -93,8 +93,8 @@ class PrefixIndex:
 
 
 def shareable(sequence: Sequence) -> int:
-    """Whole blocks before the last token, whose logits are always wanted."""
-    return (len(sequence) - 1) // BLOCK_SIZE
+    """Whole blocks before the first token whose logits are wanted; those of the last one always are."""
+    return min(sequence.score_from, len(sequence) - 1) // BLOCK_SIZE
 
 
 def block_tokens(sequence: Sequence, i: int) -> bytes:

@@ -97,8 +97,7 @@ class Scheduler:
 
     def _is_read(self, sequence: Sequence, block: int) -> bool:
         """Whether another is about to compute the sequence's next block: then it need not do so again."""
-        wants_shared = self.pool.share and not sequence.score_prompt
-        return wants_shared and any(
+        return self.pool.share and any(
             other.offered <= block < min(shareable(sequence), len(other) // BLOCK_SIZE)
             and block_hash(other, block) == block_hash(sequence, block)
             for other in self.running

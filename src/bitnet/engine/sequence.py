@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from bitnet.backends.base import BLOCK_SIZE
 from bitnet.engine.constraint import Constraint
 from bitnet.engine.sampling import SamplingParams, TokenLogprob
 from bitnet.errors import BitNetError
+
+NEVER = sys.maxsize  # a prompt that is not scored
 
 
 class Status(Enum):
@@ -28,6 +31,7 @@ class Sequence:
 
     Its context, what the model sees, is prompt and output as one: all of it, until `slide` has dropped some.
     computed: positions of the context whose keys and values are in the cache. blocks: the cache blocks that hold them.
+    score_from: the first position of the prompt whose logits are wanted, to score the tokens after it.
     hashes: of the context's first blocks, as far as they were needed. offered: blocks that others may share. salt: only
     sequences of the same salt share. cached: positions that were in the cache when it began, and miss: why not more.
     keep: tokens at the beginning that never slide out. slid: how many after them have.
@@ -40,7 +44,7 @@ class Sequence:
     id: int
     prompt: list[int]
     params: SamplingParams
-    score_prompt: bool = False
+    score_from: int = NEVER
     output: list[int] = field(default_factory=list)
     constraint: Constraint | None = None
     deadline: float | None = None
@@ -99,6 +103,10 @@ class Sequence:
         self.computed = min(self.computed, self.keep)
         del self.hashes[self.keep // BLOCK_SIZE :]
         self.offered = min(self.offered, len(self.hashes))
+
+    @property
+    def scored(self) -> bool:
+        return self.score_from < len(self.prompt)
 
     def _text(self, start: int, end: int) -> list[int]:
         """Prompt and output as one, whether it slid out or not."""

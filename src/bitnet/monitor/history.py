@@ -68,6 +68,8 @@ class History:
         self._figures: deque[Figures] = deque()
 
     def add(self, snapshot: Snapshot) -> Figures:
+        if self._snapshots and snapshot.time <= self._snapshots[-1].time:
+            self._forget_all()  # the clock was set back: a Raspberry Pi's, say, which has none of its own
         if self._snapshots and restarted(self._snapshots[-1], snapshot):
             self.restarts = [each for each in self.restarts if snapshot.time - each < self._seconds] + [snapshot.time]
             self._snapshots.clear()
@@ -77,6 +79,11 @@ class History:
         self._figures.append(self._compute(snapshot))
         forget(self._figures, snapshot.time - self._seconds)
         return self._figures[-1]
+
+    def _forget_all(self) -> None:
+        self.restarts = []
+        self._snapshots.clear()
+        self._figures.clear()
 
     @property
     def figures(self) -> list[Figures]:

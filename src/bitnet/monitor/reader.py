@@ -11,14 +11,9 @@ from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bitnet.errors import BitNetError
+from bitnet.errors import ScrapeError
 
 LONGEST = 16 << 20  # bytes: whoever answers more is no server of ours
-
-
-class ScrapeError(BitNetError):
-    """The server is down, refuses, or what answers is no server of ours."""
-
 
 Labels = frozenset[tuple[str, str]]
 
@@ -71,9 +66,10 @@ def scrape(url: str, key: str = "", timeout: float = 5.0) -> Snapshot:
             return parse(answer.read(LONGEST).decode(errors="replace"))
     except urllib.error.HTTPError as error:
         with error:
-            raise refusal(address, error.code) from error
+            raise refusal(address, error.code, bool(key)) from error
     except (OSError, HTTPException, ValueError) as error:  # ValueError: what was given is no URL
         reason = getattr(error, "reason", None) or error
+        reason = getattr(reason, "strerror", None) or reason
         raise ScrapeError(f"{address} does not answer: {reason}.", "Is the server running there?") from error
 
 
@@ -84,7 +80,8 @@ def metrics_url(url: str) -> str:
     return f"{url.rstrip('/').removesuffix('/metrics')}/metrics"
 
 
-def refusal(address: str, status: int) -> ScrapeError:
+def refusal(address: str, status: int, keyed: bool) -> ScrapeError:
     if status in (401, 403):
-        return ScrapeError(f"{address} wants a key (status {status}).", "Give it with --api-key.")
+        does = "does not accept the key" if keyed else "wants a key"
+        return ScrapeError(f"{address} {does} (status {status}).", "Give its key with --api-key or in BITNET_API_KEY.")
     return ScrapeError(f"{address} answers with status {status}.", "Is this a bitnet server?")

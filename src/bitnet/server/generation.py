@@ -8,18 +8,17 @@ from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitnet.engine import SamplingParams, Sequence, TokenLogprob
+from bitnet.engine.constraint import Constraint
+from bitnet.engine.sequence import NEVER
 from bitnet.engine.service import Ticket
 from bitnet.errors import BitNetError
 from bitnet.server.admission import Place
 from bitnet.server.context import Context
 from bitnet.server.errors import ApiError
 from bitnet.server.registry import Served
-
-if TYPE_CHECKING:
-    from bitnet.engine.constraint import Constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ async def generate(request: Generation, context: Context) -> Run:
         served.model.llm.prepare(
             prompt,
             choice_params(request.params, choice),
-            score_prompt=request.score_prompt,
+            score_from=0 if request.score_prompt else NEVER,
             constraint=request.constraint() if request.constraint else None,
         )
         for prompt in request.prompts
@@ -77,8 +76,7 @@ async def generate(request: Generation, context: Context) -> Run:
         now = time.perf_counter()
         for sequence in sequences:
             sequence.arrived = now  # at the engine
-            if limit:
-                sequence.deadline = context.arrived + limit
+            sequence.deadline = context.arrived + limit if limit else None
         metrics.queue_time.observe(now - context.arrived)
         return Run(request, context, sequences, place)
 
