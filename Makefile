@@ -24,6 +24,7 @@ lint: .venv/lint
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile
 
 bench: .venv/built
 	$(BIN)/bitnet bench --synthetic 2B-4T

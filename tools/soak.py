@@ -59,9 +59,7 @@ class Soak:
         burst = await self.burst(self.arguments.connections)
         self.until = time.monotonic() + self.arguments.seconds
         kinds = {self.ask: 6, self.leave: 4, self.read_slowly: 4, self.nonsense: 2, self.say_nothing: 4, self.reload: 1}
-        await asyncio.gather(
-            self.watch(), *(self.repeat(kind) for kind, count in kinds.items() for _ in range(count))
-        )
+        await asyncio.gather(self.watch(), *(self.repeat(kind) for kind, count in kinds.items() for _ in range(count)))
         await self.quiet()
         return {**burst, **self.verdict()}
 
@@ -105,7 +103,9 @@ class Soak:
     async def whole(self, body: dict[str, object]) -> tuple[str, int]:
         response = await self.http.post(CHAT, json=body)
         found = response.json()
-        return (found["choices"][0]["message"]["content"] if response.status_code == 200 else str(found)), response.status_code
+        return (
+            found["choices"][0]["message"]["content"] if response.status_code == 200 else str(found)
+        ), response.status_code
 
     async def streamed(self, body: dict[str, object]) -> tuple[str, int]:
         parts: list[str] = []

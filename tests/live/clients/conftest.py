@@ -43,7 +43,9 @@ def ran(tmp_path: Path) -> Callable[..., Ran]:
         # Proxies of the tester's would come between.
         inherited = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("BITNET_")}
         env = {**inherited, "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **variables}
-        return subprocess.run(list(map(str, command)), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        return subprocess.run(
+            list(map(str, command)), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900
+        )
 
     return run
 

@@ -57,11 +57,11 @@ def samples(ran: Callable[..., Any], client: serving.Client, tmp_path: Path) -> 
         data.write_text("".join(json.dumps(each) + "\n" for each in QUESTIONS))
         (tmp_path / "tasks").mkdir()
         (tmp_path / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, data=data, more=kind))
-        server = f"base_url={str(client.base_url).rstrip('/')}/v1/completions,model=tiny,tokenizer_backend=remote"
+        server = f"base_url={str(client.base_url).rstrip('/')}/v1/completions,model=tiny,auth_token=sesame"
+        how = "tokenizer_backend=remote,add_bos_token=True,num_concurrent=2,max_length=512"
         done = ran(
-            "lm_eval", "lm_eval", "run", "--model", "local-completions", "--model_args",
-            f"{server},auth_token=sesame,add_bos_token=True,num_concurrent=2,max_length=512", "--tasks", name, "--include_path", tmp_path / "tasks",
-            "--output_path", tmp_path / "out", "--log_samples", OPENAI_API_KEY="sesame",
+            "lm_eval", "lm_eval", "run", "--model", "local-completions", "--model_args", f"{server},{how}",
+            "--tasks", name, "--include_path", tmp_path / "tasks", "--output_path", tmp_path / "out", "--log_samples",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
         (found,) = (tmp_path / "out").rglob("samples_*.jsonl")

@@ -48,7 +48,9 @@ def test_llama_index(told: Told, answer: str, completion: str) -> None:
 
 
 @pytest.mark.parametrize("streaming", [[], ["--no-stream"]])
-def test_llm(ran: Callable[..., Any], client: serving.Client, answer: str, tmp_path: Path, streaming: list[str]) -> None:
+def test_llm(
+    ran: Callable[..., Any], client: serving.Client, answer: str, tmp_path: Path, streaming: list[str]
+) -> None:
     """https://llm.datasette.io/en/stable/other-models.html#openai-compatible-models"""
     model = f"- model_id: ours\n  model_name: tiny\n  api_base: {client.base_url}/v1\n  api_key_name: ours\n"
     (tmp_path / "extra-openai-models.yaml").write_text(model)
