@@ -13,7 +13,10 @@ run: .venv/built
 test: .venv/test
 	$(BIN)/pytest -q --ignore=tests/live
 
-test-all: .venv/live
+# Clients that cannot live together, each with what it needs, for tests/live/clients.
+CLIENTS := $(patsubst tests/live/clients/environments/%.txt,.venv/clients-%,$(wildcard tests/live/clients/environments/*.txt))
+
+test-all: .venv/live $(CLIENTS)
 	$(BIN)/pytest -q
 
 lint: .venv/lint
@@ -22,6 +25,7 @@ lint: .venv/lint
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile
 
 # The core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 sanitize: .venv/test
@@ -59,6 +63,11 @@ goldens: .venv/built
 
 .venv/fuzz: .venv/test
 	$(BIN)/pip install -q --group fuzz
+	@touch $@
+
+.venv/clients-%: tests/live/clients/environments/%.txt .venv/bin/python
+	$(PYTHON) -m venv --clear $@ 2>/dev/null || { $(PYTHON) -m venv --clear --without-pip $@ && $@/bin/python tools/install_pip.py; }
+	$@/bin/pip install -q -r $< || { rm -rf $@; exit 1; }
 	@touch $@
 
 .venv/lint: .venv/test
