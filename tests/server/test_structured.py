@@ -13,6 +13,7 @@ import pytest
 import serving
 import speaker
 import tiny
+from llguidance import LLMatcher
 
 from bitnet.server import grammar
 from bitnet.server.errors import ApiError
@@ -261,3 +262,33 @@ def test_refusals_name_the_field() -> None:
     with pytest.raises(ApiError) as caught:
         grammar.of_schema({"$ref": "http://x"}, "response_format")
     assert caught.value.param == "response_format" and caught.value.code == "invalid_grammar"
+
+
+class Panic(BaseException):
+    """What a defect in Rust becomes."""
+
+
+@pytest.mark.parametrize("where", ["LLMatcher", "compute_logit_bias", "consume_token"])
+def test_a_defect_in_rust_ends_one_request_only(
+    monkeypatch: pytest.MonkeyPatch, client: serving.Client, where: str
+) -> None:
+    class Defective:
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.inner = LLMatcher(*args, **options)
+            if where == "LLMatcher":
+                raise Panic("index out of bounds")
+
+        def deep_copy(self) -> Defective:
+            return self
+
+        def __getattr__(self, name: str) -> Any:
+            if name == where:
+                raise Panic("index out of bounds")
+            return getattr(self.inner, name)
+
+    before = client.chat(seed=1).json()["choices"]
+    with monkeypatch.context() as patch:
+        patch.setattr(grammar, "LLMatcher", Defective)
+        response = client.chat(json_schema={"enum": ["abc"]})
+    assert response.status_code == 400 and "out of bounds" in response.json()["error"]["message"]
+    assert client.chat(seed=1).json()["choices"] == before and client.get("/ready").status_code == 200

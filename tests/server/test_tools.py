@@ -222,6 +222,7 @@ def test_a_template_that_knows_no_tools_is_told_in_words() -> None:
     text = adapted(CHATML, system, {"tools": TOOLS})[0][0]["content"]
     assert text == "Be brief.\n\n" + messages[0]["content"]
     assert adapted(CHATML, HISTORY[:1], {})[0] == HISTORY[:1]
+    assert adapted(CHATML, [{**HISTORY[-1], "tool_calls": []}], {})[0] == HISTORY[-1:]
 
 
 def test_a_template_that_knows_them_gets_objects_and_names() -> None:

@@ -9,8 +9,9 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -175,7 +176,19 @@ def busy() -> ApiError:
 
 
 def matcher_of(grammar: Grammar, tokenizer: Tokenizer) -> LLMatcher:
-    return LLMatcher(guide_of(tokenizer), grammar, log_level=0, limits=LIMITS)
+    with no_panic():
+        return LLMatcher(guide_of(tokenizer), grammar, log_level=0, limits=LIMITS)
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """A defect in Rust comes as an exception that is no Exception: it would end the thread that it is met in."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        raise ParameterError(f"This schema or grammar is too much for llguidance: {error!s:.100}") from error
 
 
 _guides: WeakKeyDictionary[Tokenizer, LLTokenizer] = WeakKeyDictionary()
@@ -218,14 +231,16 @@ class Guided:
         return self._matcher.is_stopped()
 
     def mask(self) -> Mask:
-        allowed: Mask = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) != 0
+        with no_panic():
+            allowed: Mask = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) != 0
         self._check()
         if not allowed.any():
             raise ParameterError("The grammar allows nothing here.")
         return allowed
 
     def accept(self, token: int) -> None:
-        self._matcher.consume_token(token)
+        with no_panic():
+            self._matcher.consume_token(token)
         self._check()
 
     def _check(self) -> None:

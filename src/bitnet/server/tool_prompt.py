@@ -42,13 +42,16 @@ def to_json(value: Any) -> str:
 
 
 def with_names(messages: Sequence[Message]) -> list[Message]:
-    """Results say the name of their tool, which clients leave out and some templates want; no content is ""."""
+    """Results say the name of their tool, which clients leave out and some templates want; no content is "", and where
+    there are no calls there is no list of them."""
     names: dict[Any, str] = {}
     found: list[Message] = []
     for message in messages:
         if message.get("tool_calls"):
             names |= {call.get("id"): call["function"]["name"] for call in message["tool_calls"]}
             message = {**message, "content": message.get("content") or ""}
+        elif "tool_calls" in message:
+            message = {key: value for key, value in message.items() if key != "tool_calls"}
         name = names.get(message.get("tool_call_id"))
         found.append({"name": name, **message} if message["role"] == "tool" and name else message)
     return found
