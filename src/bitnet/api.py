@@ -51,7 +51,7 @@ class Stats:
     """Of one generation: counts of tokens, seconds from request to first token and from there to the last.
 
     steps: runs of the model that gave tokens. drafted: guesses at tokens, of which `accepted` were right. slid: tokens
-    that were dropped from a full context.
+    that were dropped from a full context. cached: tokens of the prompt that were known from before.
     """
 
     prompt_tokens: int
@@ -63,6 +63,7 @@ class Stats:
     drafted: int = 0
     accepted: int = 0
     slid: int = 0
+    cached: int = 0
 
     @classmethod
     def of(cls, sequence: Sequence) -> Stats:
@@ -77,6 +78,7 @@ class Stats:
             sequence.drafted,
             sequence.accepted,
             sequence.slid,
+            sequence.cached,
         )
 
 
@@ -91,7 +93,7 @@ class BitNet:
     where nothing else is asked for. draft: guess at tokens and verify several at once, which gives the same text in
     less time where the guesses are good: "lookup" guesses that the text repeats itself, a smaller model of
     the same vocabulary has that one guess. The remaining arguments are those of EngineConfig: ctx_size, max_sequences,
-    chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep.
+    chunk, kv, head, draft_tokens, ctx_overflow, ctx_keep, kv_blocks, prefix_cache.
 
     Raises ModelError when the file cannot be opened, ParameterError when an argument is out of range, ResourceError
     when the weights, or the cache of one context, would not fit into memory (`force=True` tries all the same).
@@ -279,7 +281,7 @@ class BitNet:
     def score(self, text: str, top: int = 0) -> list[TokenLogprob]:
         """The natural log-probability of every token of `text` after its first, given those before it."""
         params = SamplingParams(max_tokens=0, logprobs=top or None)
-        sequence = self.llm.add_request(self.tokenize(text), params, score_prompt=True)
+        sequence = self.llm.add_request(self.tokenize(text), params, score_from=0)
         for _ in self.llm.run([sequence]):
             pass
         return sequence.prompt_logprobs

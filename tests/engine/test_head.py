@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bitnet import backends
@@ -16,6 +16,7 @@ from bitnet.engine import LLM, EngineConfig, SamplingParams, Sequence
 from bitnet.engine.runner import MOST_TOP, Runner, needed_logits
 from bitnet.engine.sampling import sample
 from bitnet.engine.scheduler import Chunk
+from bitnet.engine.sequence import NEVER
 from bitnet.errors import BitNetError, ParameterError
 from bitnet.formats.checkpoint import TensorInfo
 from bitnet.models import Decoder, load, memory
@@ -124,7 +125,7 @@ def test_a_scored_prompt_gets_all_logits(models: tuple[Decoder, Decoder]) -> Non
     found = []
     for model in models:
         llm = LLM(model, tiny.tokenizer(VOCAB), EngineConfig(ctx_size=128))
-        sequence = llm.add_request(PROMPTS[1], PARAMS["greedy"], score_prompt=True)
+        sequence = llm.add_request(PROMPTS[1], PARAMS["greedy"], score_from=0)
         for _ in llm.run([sequence]):
             pass
         found.append((sequence.output, sequence.prompt_logprobs))
@@ -142,8 +143,8 @@ def test_logits_that_are_not_numbers_are_found() -> None:
             generate(load(source, backends.make("cpu"), head=head), [PARAMS["greedy"]] * 4)
 
 
-def chunk(params: SamplingParams, start: int = 0, end: int = 4, score: bool = False) -> Chunk:
-    return Chunk(Sequence(0, [1, 2, 3, 4], params, score), start, end)
+def chunk(params: SamplingParams, start: int = 0, end: int = 4, score_from: int = NEVER) -> Chunk:
+    return Chunk(Sequence(0, [1, 2, 3, 4], params, score_from), start, end)
 
 
 def test_as_many_logits_are_computed_as_the_sequences_need() -> None:
@@ -154,7 +155,7 @@ def test_as_many_logits_are_computed_as_the_sequences_need() -> None:
     assert needed_logits([greedy, hot]) == 64
     assert needed_logits([greedy, everything]) == 0
     assert needed_logits([greedy, chunk(PARAMS["all"], end=2)]) == 1  # an unfinished prompt wants no logits
-    assert needed_logits([chunk(PARAMS["greedy"], score=True)]) == 0
+    assert needed_logits([chunk(PARAMS["greedy"], score_from=0)]) == 0
 
 
 def test_only_the_needed_logits_reach_the_sampler(models: tuple[Decoder, Decoder]) -> None:
@@ -167,6 +168,7 @@ def test_only_the_needed_logits_reach_the_sampler(models: tuple[Decoder, Decoder
 
 
 @settings(max_examples=200, deadline=None)
+@example(seed=33459, top_k=2, temperature=0.1, top_p=1.0, min_p=0.0, draw=0.0)  # just two are left
 @given(
     seed=st.integers(0, 2**32 - 1),
     top_k=st.integers(1, 64),

@@ -188,7 +188,7 @@ def test_run_raises_the_error_after_the_others_are_finished() -> None:
 
 def test_nan_logits_of_a_scored_prompt_are_an_error() -> None:
     llm = broken()
-    sequence = llm.add_request(ids("Bxxxxx"), greedy(max_tokens=0), score_prompt=True)
+    sequence = llm.add_request(ids("Bxxxxx"), greedy(max_tokens=0), score_from=0)
     with pytest.raises(BitNetError, match="not numbers"):
         for _ in llm.run([sequence]):
             pass
@@ -227,7 +227,7 @@ def test_scores_are_the_log_probabilities_of_the_logits(chunk: int) -> None:
     model, prompt = tiny.load(tiny.Synthetic(tiny.BITNET)), [3, 200, 17, 17, 90, 4, 250, 33]
     logs = log_softmax(tiny.logits(model, prompt))
     llm = LLM(model, tiny.tokenizer(), EngineConfig(chunk=chunk, max_sequences=1, kv="f32"))
-    sequence = llm.add_request(prompt, greedy(max_tokens=0, logprobs=3), score_prompt=True)
+    sequence = llm.add_request(prompt, greedy(max_tokens=0, logprobs=3), score_from=0)
     list(llm.run([sequence]))
     scores = sequence.prompt_logprobs
     assert [score.token for score in scores] == prompt[1:]

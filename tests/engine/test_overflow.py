@@ -141,8 +141,8 @@ def test_the_models_own_maximum_is_not_to_be_raised(model: Decoder) -> None:
 def test_a_prompt_that_is_scored_must_fit_and_then_ends_where_the_context_does(model: Decoder) -> None:
     llm = LLM(model, TOKENIZER, EngineConfig(**SLIDE, ctx_size=32))
     with pytest.raises(ContextError):
-        llm.add_request(PROMPT, SamplingParams(max_tokens=0), score_prompt=True)
-    sequence = llm.add_request(PROMPT[:20], SamplingParams(ignore_eos=True), score_prompt=True)
+        llm.add_request(PROMPT, SamplingParams(max_tokens=0), score_from=0)
+    sequence = llm.add_request(PROMPT[:20], SamplingParams(ignore_eos=True), score_from=0)
     list(llm.run([sequence]))
     assert (len(sequence.prompt_logprobs), len(sequence), sequence.finish_reason) == (19, 32, "length")
 

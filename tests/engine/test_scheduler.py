@@ -64,9 +64,9 @@ def test_every_sequence_follows_its_script(
 
 
 def check_blocks(llm: LLM, sequences: list[Sequence]) -> None:
-    """No block has two owners, none is lost, and what is computed has room."""
-    owned = [block for sequence in sequences for block in sequence.blocks]
-    assert len(owned) == len(set(owned)) == llm.scheduler.pool.count - llm.scheduler.pool.free
+    """No block is lost, each is where it is shared, and what is computed has room."""
+    owned = {block for sequence in sequences for block in sequence.blocks}
+    assert len(owned) == llm.scheduler.pool.count - llm.scheduler.pool.free
     for sequence in sequences:
         assert sequence.computed <= len(sequence.blocks) * BLOCK_SIZE or sequence.status.value == "finished"
     assert len(llm.scheduler.running) <= llm.scheduler.max_sequences

@@ -42,8 +42,8 @@ def run(
         for output in llm.step():
             texts[output.sequence] += output.text
             tokens[output.sequence] += [] if output.token is None else [output.token]
-        owned = [block for sequence in sequences for block in sequence.blocks]
-        assert len(owned) == len(set(owned)) == llm.scheduler.pool.count - llm.scheduler.pool.free
+        owned = {block for sequence in sequences for block in sequence.blocks}
+        assert len(owned) == llm.scheduler.pool.count - llm.scheduler.pool.free
     for sequence in sequences:
         assert tokens[sequence] == sequence.output
         sequence.unread.append(texts[sequence])

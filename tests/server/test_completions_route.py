@@ -107,7 +107,6 @@ def test_control_tokens_in_a_prompt_are_text_unless_it_is_said(client: serving.C
     assert as_token < as_text
 
 
-@pytest.mark.skipif("logit_bias" not in SamplingParams.__dataclass_fields__, reason="the engine has no biases yet")
 def test_a_bias_forces_or_forbids_a_token(client: serving.Client, model: BitNet) -> None:
     ids = model.tokenize("the end")
     first = greedy(model, ids, 1).output[0]

@@ -43,6 +43,7 @@ class Report:
     acceptance: float | None
     tokens_per_step: float | None
     slid: int  # tokens that a full context let go
+    cached: int  # tokens of the prompt that were known from before
     time_to_first_token: float
     context_used: int
     context_size: int
@@ -58,7 +59,7 @@ class Report:
         isa, threads = machine(model)
         return cls(
             stats.prompt_tokens,
-            rate(stats.prompt_tokens, stats.prompt_seconds),
+            rate(stats.prompt_tokens - stats.cached, stats.prompt_seconds),
             stats.generated_tokens,
             rate(stats.generated_tokens - 1, stats.generated_seconds),  # the first came with the prompt
             stats.drafted,
@@ -66,6 +67,7 @@ class Report:
             stats.accepted / stats.drafted if stats.drafted else None,
             stats.generated_tokens / stats.steps if stats.steps else None,
             stats.slid,
+            stats.cached,
             stats.prompt_seconds,
             len(sequence),
             model.llm.ctx_size,
@@ -79,7 +81,7 @@ class Report:
     def line(self) -> str:
         return " | ".join(
             (
-                f"prompt {self.prompt_tokens} @ {shown(self.prompt_per_second)} t/s",
+                f"prompt {self.prompt_tokens}{self.known()} @ {shown(self.prompt_per_second)} t/s",
                 f"generated {self.generated_tokens} @ {shown(self.generated_per_second)} t/s",
                 *self.guesses(),
                 f"TTFT {1000 * self.time_to_first_token:.0f} ms",
@@ -88,6 +90,9 @@ class Report:
                 f"{self.isa}, {self.threads} thread{'s' * (self.threads != 1)}{', tuned' * (self.profile is not None)}",
             )
         )
+
+    def known(self) -> str:
+        return f" ({self.cached} cached)" if self.cached else ""
 
     def guesses(self) -> list[str]:
         """How well the guesses at tokens went; nothing where there were none."""

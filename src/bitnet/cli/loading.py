@@ -17,11 +17,11 @@ from bitnet.formats import Checkpoint
 PATIENCE = 0.5  # seconds before a progress line appears
 
 
-def open_model(model: Path | None, *, ctx_size: int, **options: Any) -> BitNet:
+def open_model(model: Path | None, *, ctx_size: int, max_sequences: int = 1, **options: Any) -> BitNet:
     """options: further arguments of BitNet."""
     progress = Progress("loading")
     try:
-        bitnet = BitNet(model, ctx_size=ctx_size, max_sequences=1, progress=progress, **options)
+        bitnet = BitNet(model, ctx_size=ctx_size, max_sequences=max_sequences, progress=progress, **options)
     finally:
         progress.clear()
     longest = bitnet.llm.model.config.max_position_embeddings

@@ -28,6 +28,7 @@ COMMANDS = {
     "show": ("bitnet.cli.show", "Say what is known of a model in the cache."),
     "rm": ("bitnet.cli.rm", "Delete a model from the cache."),
     "perplexity": ("bitnet.cli.perplexity", "Measure how well a model predicts a text."),
+    "eval": ("bitnet.cli.eval", "Count how often a model picks the right one of several texts."),
     "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),

@@ -39,7 +39,7 @@ def command(
     text = read_prompt(None, file)
     if not text:
         raise ParameterError(f"{file} holds no text.")
-    options = {"threads": threads, "kv": kv, "backend": backend, "weights": weights, "force": force}
+    options: dict[str, Any] = {"threads": threads, "kv": kv, "backend": backend, "weights": weights, "force": force}
     bitnet = open_model(model, ctx_size=ctx, head="full", **options)
     progress = Progress("scoring")
     try:

@@ -67,6 +67,10 @@ def command(
     draft_tokens: DraftTokens = ENGINE.draft_tokens,
     ctx_overflow: CtxOverflow = ENGINE.ctx_overflow,
     ctx_keep: CtxKeep = ENGINE.ctx_keep,
+    prefix_cache: Annotated[
+        bool,
+        typer.Option("--prefix-cache/--no-prefix-cache", help="Keep what was computed for prompts that begin alike."),
+    ] = ENGINE.prefix_cache,
     **settings: Any,
 ) -> None:
     try:
@@ -92,6 +96,7 @@ def command(
         "draft_tokens": draft_tokens,
         "ctx_overflow": ctx_overflow,
         "ctx_keep": ctx_keep,
+        "prefix_cache": prefix_cache,
     }
     openers: dict[str, Opener] = {
         name: partial(BitNet, path, **engine) for name, path in named_paths(model or []).items()

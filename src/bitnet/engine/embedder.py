@@ -13,7 +13,7 @@ from bitnet.engine.kv_cache import BlockPool
 from bitnet.engine.runner import make_step, wanted_rows
 from bitnet.engine.sampling import SamplingParams
 from bitnet.engine.scheduler import Scheduler
-from bitnet.engine.sequence import Sequence
+from bitnet.engine.sequence import NEVER, Sequence
 from bitnet.errors import BitNetError, ContextError, ParameterError
 from bitnet.models import Decoder
 from bitnet.models.pooling import check_pooling
@@ -47,7 +47,10 @@ class Embedder:
         for prompt in prompts:
             check_prompt(prompt, self.ctx_size, self.model.config.vocab_size)
         vectors = np.zeros((len(prompts), self.model.config.hidden_size), np.float64)
-        sequences = [Sequence(i, list(ids), NOTHING, score_prompt=pooling != "last") for i, ids in enumerate(prompts)]
+        sequences = [
+            Sequence(i, list(ids), NOTHING, score_from=NEVER if pooling == "last" else 0)
+            for i, ids in enumerate(prompts)
+        ]
         with self._busy:
             self._run(sequences, vectors, pooling)
         if not np.isfinite(vectors).all():

@@ -14,10 +14,10 @@ from bitnet.engine.constraint import Constraint, allowed_tokens, follow
 from bitnet.engine.draft import Drafter
 from bitnet.engine.kv_cache import BlockPool
 from bitnet.engine.pace import Pace
-from bitnet.engine.runner import Runner, wanted_rows
+from bitnet.engine.runner import Runner, is_scored, wanted_rows
 from bitnet.engine.sampling import Floats, SamplingParams, check, sample, token_logprob
 from bitnet.engine.scheduler import Chunk, Scheduler
-from bitnet.engine.sequence import Sequence, Status
+from bitnet.engine.sequence import NEVER, Sequence, Status
 from bitnet.engine.speculation import Speculator
 from bitnet.errors import BitNetError, ContextError, ParameterError
 from bitnet.models import HEADS, Decoder
@@ -35,6 +35,7 @@ class EngineConfig:
     draft_tokens: guesses at a sequence's next tokens in a step at most, where there is a drafter.
     ctx_overflow: "error" refuses a prompt that is too long and ends a text where the context is full; "slide" drops
     what lies between the first ctx_keep tokens and the latest (a few first tokens matter, arXiv:2309.17453).
+    prefix_cache: keep what was computed, for sequences that begin with the same tokens; it changes no result.
     """
 
     ctx_size: int = 4096
@@ -45,6 +46,7 @@ class EngineConfig:
     draft_tokens: int = 3
     ctx_overflow: str = "error"
     ctx_keep: int = 4
+    prefix_cache: bool = True
     kv_blocks: int = field(default=0, metadata={"help": "blocks of the cache; 0: enough for every sequence"})
 
     def __post_init__(self) -> None:
@@ -104,21 +106,22 @@ class LLM:
         self._text: dict[Sequence, Text] = {}
 
     def _new_scheduler(self) -> Scheduler:
-        return Scheduler(BlockPool(self.blocks), self.config.max_sequences, self.config.chunk)
+        return Scheduler(BlockPool(self.blocks, self.config.prefix_cache), self.config.max_sequences, self.config.chunk)
 
     def prepare(
         self,
         prompt: Ids[int],
         params: SamplingParams,
         *,
-        score_prompt: bool = False,
+        score_from: int = NEVER,
         keep: int | None = None,
         constraint: Constraint | None = None,
     ) -> Sequence:
         """A sequence to be queued with `add`; takes no lock, so that an event loop may call it while a step runs.
 
         ContextError when the prompt leaves no room for a single new token, unless the context slides. keep: the first
-        tokens that stay then, in place of the configuration's ctx_keep. A prompt that is scored must fit. constraint:
+        tokens that stay then, in place of the configuration's ctx_keep. A prompt that is scored must fit.
+        score_from: the first position whose logits are wanted: tokens after it get their log-probabilities. constraint:
         what the tokens after the prompt must satisfy; the sequence's own.
         """
         limit = self.ctx_size - (params.max_tokens != 0)
@@ -126,7 +129,7 @@ class LLM:
             raise ParameterError("The prompt is empty and the model has no begin-of-text token.")
         keep = self.config.ctx_keep if keep is None else max(0, keep)
         kept = min(keep, (self.ctx_size - 1) // 2)  # or nothing could slide
-        sequence = Sequence(next(self._ids), list(prompt), params, score_prompt, keep=kept, constraint=constraint)
+        sequence = Sequence(next(self._ids), list(prompt), params, score_from, keep=kept, constraint=constraint)
         if len(prompt) > limit:
             if not self._slides(sequence):
                 raise self._too_long(sequence)
@@ -145,17 +148,17 @@ class LLM:
             self.scheduler.add(sequence)
 
     def add_request(
-        self, prompt: Ids[int], params: SamplingParams, score_prompt: bool = False, keep: int | None = None
+        self, prompt: Ids[int], params: SamplingParams, score_from: int = NEVER, keep: int | None = None
     ) -> Sequence:
         """`prepare` and `add`."""
-        sequence = self.prepare(prompt, params, score_prompt=score_prompt, keep=keep)
+        sequence = self.prepare(prompt, params, score_from=score_from, keep=keep)
         self.add(sequence)
         return sequence
 
     def _too_long(self, sequence: Sequence) -> ContextError:
         longest = self.model.config.max_position_embeddings
         larger = f", or raise --ctx-size: this model takes {longest}" if self.ctx_size < longest else ""
-        slide = "" if sequence.score_prompt else ". With --ctx-overflow slide it loses its middle"
+        slide = "" if sequence.scored else ". With --ctx-overflow slide it loses its middle"
         return ContextError(
             f"The prompt has {len(sequence.prompt)} tokens; the context holds {self.ctx_size}.",
             f"Shorten the prompt{larger}{slide}.",
@@ -178,7 +181,8 @@ class LLM:
                 if self.speculator is not None:
                     self.speculator.forget(sequence)
             self._text.clear()
-            self.scheduler = self._new_scheduler()
+            before, self.scheduler = self.scheduler.pool, self._new_scheduler()
+            self.scheduler.pool.queries, self.scheduler.pool.hits = before.queries, before.hits
 
     @property
     def busy(self) -> bool:
@@ -203,6 +207,8 @@ class LLM:
                 if chunk.complete:
                     for output in self._verify(chunk, logits[-1 - len(chunk.drafts) :]):
                         outputs.append(output)
+                if chunk.sequence.status is Status.RUNNING:
+                    self.scheduler.pool.offer(chunk.sequence)
             except BitNetError as error:  # of this sequence alone: its neighbours go on
                 chunk.sequence.error = error
                 outputs.append(self._finish(chunk.sequence, "error", None, ""))
@@ -271,11 +277,12 @@ class LLM:
 
     def _slide(self, sequence: Sequence) -> None:
         sequence.slide(self.ctx_size)
+        self.scheduler.pool.rewrite(sequence)
         if self.speculator is not None:
             self.speculator.forget(sequence)
 
     def _slides(self, sequence: Sequence) -> bool:
-        return self.config.ctx_overflow == "slide" and not sequence.score_prompt
+        return self.config.ctx_overflow == "slide" and not sequence.scored
 
     def _left(self, sequence: Sequence) -> int:
         """How many tokens the sequence can get before it ends or slides."""
@@ -337,11 +344,11 @@ class Text:
 def score(chunk: Chunk, logits: Floats) -> None:
     """Keep the log-probability of each prompt token that this chunk's logits predict."""
     sequence = chunk.sequence
-    if not sequence.score_prompt:
+    if not is_scored(chunk):
         return
     check(logits)
     for row, logit in zip(wanted_rows(chunk), logits, strict=True):
         position = chunk.start + row + 1
-        if len(sequence.prompt_logprobs) < position < len(sequence.prompt):
+        if sequence.score_from + len(sequence.prompt_logprobs) < position < len(sequence.prompt):
             token = sequence.prompt[position]
             sequence.prompt_logprobs.append(token_logprob(logit, token, sequence.params.logprobs or 0))

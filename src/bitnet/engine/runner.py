@@ -38,20 +38,20 @@ class Runner:
         return parts
 
 
+def is_scored(chunk: Chunk) -> bool:
+    return chunk.sequence.scored and chunk.start < len(chunk.sequence.prompt)
+
+
 def wanted_rows(chunk: Chunk) -> range:
     """The rows of a chunk, counted within it, whose logits are wanted; none while a prompt is unfinished."""
-    if chunk.sequence.score_prompt and chunk.start < len(chunk.sequence.prompt):
-        return range(len(chunk))
+    if is_scored(chunk):
+        return range(max(0, chunk.sequence.score_from - chunk.start), len(chunk))
     return range(chunk.end - chunk.start - 1, len(chunk)) if chunk.complete else range(0)
 
 
 def needed_logits(chunks: list[Chunk]) -> int:
     """How many of the likeliest logits every wanted row needs; 0: all."""
-    tops = [
-        0 if c.sequence.score_prompt and c.start < len(c.sequence.prompt) else c.sequence.top
-        for c in chunks
-        if wanted_rows(c)
-    ]
+    tops = [0 if is_scored(c) else c.sequence.top for c in chunks if wanted_rows(c)]
     return max(tops) if tops and all(0 < top <= MOST_TOP for top in tops) else 0
 
 

@@ -172,8 +172,9 @@ FILTERS = (keep_top_k, keep_top_p, keep_min_p)  # applied in this order
 
 
 def largest(weights: Floats, ids: Ids, count: int) -> Ids:
-    """The `count` of `ids` that weigh most; of equals, those with the lowest ids."""
-    if count >= len(ids):
+    """The `count` of `ids` that weigh most; of equals, those with the lowest ids. The lightest of them come last, also
+    where there are no more than `count`: a screened head gives the same order."""
+    if count > len(ids):
         return ids
     among = weights[ids]
     threshold = np.partition(among, -count)[-count]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 
+from bitnet.backends.base import BLOCK_SIZE
 from bitnet.engine.kv_cache import BlockPool
+from bitnet.engine.prefix_index import block_hash, shareable
 from bitnet.engine.sequence import Sequence, Status
 
 
@@ -79,15 +83,33 @@ class Scheduler:
         sequence.finish(reason)
 
     def _admit(self) -> None:
-        free = self.pool.free
-        while self.waiting and len(self.running) < self.max_sequences:
-            needed = self.waiting[0].blocks_for(len(self.waiting[0]) + 1)
+        free, places = self.pool.free, self.max_sequences - len(self.running)
+        for sequence in list(islice(self.waiting, places)):
+            found = self.pool.find(sequence)
+            if self._is_read(sequence, len(found)):
+                continue  # and its place is kept
+            needed = self.pool.missing(sequence, len(sequence) + 1, found)
             if self.running and needed > free:
                 return
             free -= needed
-            sequence = self.waiting.popleft()
-            sequence.status = Status.RUNNING
-            self.running.append(sequence)
+            self.waiting.remove(sequence)
+            self._begin(sequence, found)
+
+    def _is_read(self, sequence: Sequence, block: int) -> bool:
+        """Whether another is about to compute the sequence's next block: then it need not do so again."""
+        return self.pool.share and any(
+            other.offered <= block < min(shareable(sequence), len(other) // BLOCK_SIZE)
+            and block_hash(other, block) == block_hash(sequence, block)
+            for other in self.running
+        )
+
+    def _begin(self, sequence: Sequence, found: list[int]) -> None:
+        self.pool.adopt(sequence, found)
+        sequence.status = Status.RUNNING
+        self.running.append(sequence)
+        if not sequence.began:
+            sequence.began = time.perf_counter()
+            self.pool.count_hits(sequence)
 
     def _make_room(self, sequence: Sequence, length: int) -> bool:
         while not self.pool.grow(sequence, length):

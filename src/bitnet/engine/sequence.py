@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from bitnet.backends.base import BLOCK_SIZE
 from bitnet.engine.constraint import Constraint
 from bitnet.engine.sampling import SamplingParams, TokenLogprob
 from bitnet.errors import BitNetError
+
+NEVER = sys.maxsize  # a prompt that is not scored
 
 
 class Status(Enum):
@@ -28,6 +31,9 @@ class Sequence:
 
     Its context, what the model sees, is prompt and output as one: all of it, until `slide` has dropped some.
     computed: positions of the context whose keys and values are in the cache. blocks: the cache blocks that hold them.
+    score_from: the first position of the prompt whose logits are wanted, to score the tokens after it.
+    hashes: of the context's first blocks, as far as they were needed. offered: blocks that others may share. salt: only
+    sequences of the same salt share. cached: positions that were in the cache when it began, and miss: why not more.
     keep: tokens at the beginning that never slide out. slid: how many after them have.
     drafted, accepted: guesses at tokens, and those that were right. steps: runs of the model that gave tokens.
     finish_reason: "stop" (end of text, a stop string, or a constraint that is satisfied), "length" (max_tokens or the
@@ -38,7 +44,7 @@ class Sequence:
     id: int
     prompt: list[int]
     params: SamplingParams
-    score_prompt: bool = False
+    score_from: int = NEVER
     output: list[int] = field(default_factory=list)
     constraint: Constraint | None = None
     deadline: float | None = None
@@ -46,6 +52,11 @@ class Sequence:
     slid: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    offered: int = 0
+    salt: bytes = b""
+    cached: int = 0
+    miss: str = ""
     status: Status = Status.WAITING
     finish_reason: str = ""
     error: BitNetError | None = None
@@ -56,6 +67,7 @@ class Sequence:
     accepted: int = 0
     steps: int = 0
     arrived: float = field(default_factory=time.perf_counter)
+    began: float = 0.0  # left the queue for the first time
     first_token: float = 0.0
     finished: float = 0.0
     counts: Counter[int] = field(default_factory=Counter)
@@ -89,6 +101,12 @@ class Sequence:
         """
         self.slid += len(self) - self.keep - (size - self.keep) // 2
         self.computed = min(self.computed, self.keep)
+        del self.hashes[self.keep // BLOCK_SIZE :]
+        self.offered = min(self.offered, len(self.hashes))
+
+    @property
+    def scored(self) -> bool:
+        return self.score_from < len(self.prompt)
 
     def _text(self, start: int, end: int) -> list[int]:
         """Prompt and output as one, whether it slid out or not."""

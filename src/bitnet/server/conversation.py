@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitnet.engine import SamplingParams
+from bitnet.engine.constraint import Constraint
 from bitnet.server.context import Context
 from bitnet.server.generation import Generation, Run, generate
 from bitnet.server.registry import Served
-
-if TYPE_CHECKING:
-    from bitnet.engine.constraint import Constraint
 
 Messages = Sequence[Mapping[str, Any]]
 

@@ -8,18 +8,17 @@ from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitnet.engine import SamplingParams, Sequence, TokenLogprob
+from bitnet.engine.constraint import Constraint
+from bitnet.engine.sequence import NEVER
 from bitnet.engine.service import Ticket
 from bitnet.errors import BitNetError
 from bitnet.server.admission import Place
 from bitnet.server.context import Context
 from bitnet.server.errors import ApiError
 from bitnet.server.registry import Served
-
-if TYPE_CHECKING:
-    from bitnet.engine.constraint import Constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ async def generate(request: Generation, context: Context) -> Run:
         served.model.llm.prepare(
             prompt,
             choice_params(request.params, choice),
-            score_prompt=request.score_prompt,
+            score_from=0 if request.score_prompt else NEVER,
             constraint=request.constraint() if request.constraint else None,
         )
         for prompt in request.prompts
@@ -77,8 +76,7 @@ async def generate(request: Generation, context: Context) -> Run:
         now = time.perf_counter()
         for sequence in sequences:
             sequence.arrived = now  # at the engine
-            if limit:
-                sequence.deadline = context.arrived + limit
+            sequence.deadline = context.arrived + limit if limit else None
         metrics.queue_time.observe(now - context.arrived)
         return Run(request, context, sequences, place)
 
@@ -192,7 +190,7 @@ class Run:
         return Usage(
             sum(len(sequence.prompt) for sequence in firsts),
             sum(len(sequence.output) for sequence in self.sequences),
-            sum(getattr(sequence, "cached", 0) for sequence in firsts),
+            sum(sequence.cached for sequence in firsts),
         )
 
     def timings(self) -> dict[str, Any]:
@@ -217,12 +215,13 @@ class Usage:
 
 
 def timings(sequences: Items[Sequence], usage: Usage) -> dict[str, Any]:
-    """As llama.cpp's server has them, of all sequences together."""
+    """As llama.cpp's server has them, of all sequences together. cache_miss: why no more was cached (of the
+    first)."""
     started = min(sequence.arrived for sequence in sequences)
     ended = max(sequence.finished or started for sequence in sequences)
     first = max(sequence.first_token or ended for sequence in sequences)
     computed = usage.prompt - usage.cached
-    found: dict[str, Any] = {"cache_n": usage.cached}
+    found: dict[str, Any] = {"cache_n": usage.cached, "cache_miss": sequences[0].miss}
     for name, count, seconds in (("prompt", computed, first - started), ("predicted", usage.completion, ended - first)):
         seconds = max(seconds, 1e-9)
         found |= {

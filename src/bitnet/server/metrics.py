@@ -129,8 +129,8 @@ class Engines(Collector):
             running.add_metric([name], served.service.running)
             waiting.add_metric([name], served.service.waiting + served.admission.waiting)
             used.add_metric([name], 1 - pool.free / pool.count)
-            queries.add_metric([name], getattr(pool, "queries", 0))
-            hits.add_metric([name], getattr(pool, "hits", 0))
+            queries.add_metric([name], pool.queries)
+            hits.add_metric([name], pool.hits)
         yield from (running, waiting, used, queries, hits)
 
 

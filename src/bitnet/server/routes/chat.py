@@ -118,7 +118,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[Choice]
     usage: UsageBody
-    timings: dict[str, float]
+    timings: dict[str, float | str]
 
 
 @router.post("/v1/chat/completions", responses=streamed(ChatCompletion))

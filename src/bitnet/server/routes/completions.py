@@ -70,7 +70,7 @@ class Completion(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: UsageBody
-    timings: dict[str, float]
+    timings: dict[str, float | str]
 
 
 @router.post("/v1/completions", responses=streamed(Completion))

@@ -53,6 +53,7 @@ class Slot(BaseModel):
     n_prompt_tokens: int
     n_prompt_tokens_processed: int
     n_prompt_tokens_cache: int
+    cache_miss: str
     n_decoded: int
     speculative: bool
 
@@ -74,7 +75,8 @@ async def slots(request: Request) -> Response:
                     "is_processing": bool(sequence.blocks),
                     "n_prompt_tokens": len(sequence.prompt),
                     "n_prompt_tokens_processed": min(sequence.computed, len(sequence.prompt)),
-                    "n_prompt_tokens_cache": getattr(sequence, "cached", 0),
+                    "n_prompt_tokens_cache": sequence.cached,
+                    "cache_miss": sequence.miss,
                     "n_decoded": len(sequence.output),
                     "speculative": served.model.llm.speculator is not None,
                 }
