@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 import pytest
 import serving
-from conftest import Open, Served, served
+from served import Served, served
 
 from bitnet.api import builtin_model
 
 QUESTION = "Tell me a story about a brave girl."
+Open = Callable[..., Any]
 ANSWER = ".message.assistant"
 DONE = f"{ANSWER}:last-child[aria-busy=false]"
 

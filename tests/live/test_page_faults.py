@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import serving
-from conftest import Open
 from served_metrics import BUCKETS, ServedMetrics
 from stand_in_server import Answer, StandIn
 
 from bitnet.monitor.history import History
 from bitnet.monitor.reader import parse
 
+Open = Callable[..., Any]
 DONE = ".message.assistant:last-child[aria-busy=false]"
 
 

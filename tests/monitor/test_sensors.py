@@ -176,10 +176,37 @@ def test_frequencies_of_cpufreq_or_else_of_cpuinfo(write: Write) -> None:
     assert readings(root, Clock()).read().frequency == {0: 2596.5e6}
 
 
-def test_a_raspberry_pi_says_why_it_is_slow(write: Write) -> None:
-    throttling = "sys/devices/platform/soc/soc:firmware/get_throttled"
-    found = readings(write({throttling: "50005"}), Clock()).read().throttled
-    assert found == {
+@pytest.mark.parametrize("firmware", ["soc/soc:firmware", "soc@107c000000/soc@107c000000:firmware"])
+def test_a_raspberry_pi_tells_what_it_can_and_why_it_is_slow(write: Write, firmware: str) -> None:
+    """No vcgencmd, no energy counters: its files are all there is."""
+    throttling, hwmon = f"sys/devices/platform/{firmware}/get_throttled", "sys/class/hwmon/hwmon"
+    files: dict[str, object] = {
+        throttling: "50005",
+        "proc/meminfo": "MemTotal: 3884000 kB\nMemAvailable: 2884000 kB",
+        "proc/stat": STAT.format(1, 1),
+        "sys/class/thermal/thermal_zone0/type": "cpu-thermal",
+        "sys/class/thermal/thermal_zone0/temp": "62322",
+        f"{hwmon}0/name": "cpu_thermal",
+        f"{hwmon}0/temp1_input": "62322",
+        f"{hwmon}1/name": "rpi_volt",
+        f"{hwmon}1/in0_lcrit_alarm": "1",
+        **{f"{CPU}/cpu{core}/cpufreq/scaling_cur_freq": 600000 for core in range(2)},
+    }
+    found = readings(write(files), Clock()).read()
+    assert found.throttled == {
         "under-voltage": True, "frequency-capped": False, "throttled": True, "soft-temperature-limit": False
     }  # fmt: skip
+    assert found.temperature == {"cpu_thermal": 62.322} and found.frequency == {0: 600e6, 1: 600e6}
+    assert found.memory_used == 1_000_000 * 1024 and found.power == found.battery == {}
+    assert readings(write({throttling: "0"}), Clock()).read().throttled == dict.fromkeys(found.throttled, False)
     assert readings(write({throttling: "odd"}), Clock()).read().throttled == {}
+
+
+def test_energy_that_only_root_may_read_is_not_told(write: Write) -> None:
+    """As Linux has it since CVE-2020-8694; here the file cannot be read either."""
+    root = write({f"{RAPL}0/name": "package-0", f"{RAPL}0/max_energy_range_uj": 10_000_000})
+    (root / f"{RAPL}0/energy_uj").mkdir()
+    clock = Clock()
+    sensors = readings(root, clock)
+    clock.now = 2.0
+    assert sensors.read().power == {}

@@ -20,9 +20,9 @@ from bitnet.monitor.power import Energy, charge, energies, watts
 
 FRESH = 0.5  # seconds: a share of time, or watts from a counter, over less of them is mostly noise
 
-# What the Raspberry Pi's firmware says of the present in its lowest bits
-# (https://www.raspberrypi.com/documentation/computers/os.html#get_throttled).
-FIRMWARE = "sys/devices/platform/soc/soc:firmware/get_throttled"
+# What the Raspberry Pi's firmware says of the present in its lowest bits, in hexadecimal
+# (https://www.raspberrypi.com/documentation/computers/os.html#get_throttled): below "soc", or on the Pi 5 its address.
+FIRMWARE = "sys/devices/platform/soc*/*firmware/get_throttled"
 REASONS = ("under-voltage", "frequency-capped", "throttled", "soft-temperature-limit")
 
 
@@ -181,7 +181,7 @@ def cpuinfo_frequencies(root: Path) -> dict[int, float]:
 def throttled(root: Path = ROOT) -> dict[str, bool]:
     """Empty where nothing tells, which is anywhere but on a Raspberry Pi."""
     try:
-        bits = int(text(root / FIRMWARE) or "", 16)
-    except ValueError:
+        bits = int(text(next(root.glob(FIRMWARE))) or "", 16)
+    except (StopIteration, ValueError):
         return {}
     return {reason: bool(bits >> bit & 1) for bit, reason in enumerate(REASONS)}

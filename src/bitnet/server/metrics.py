@@ -74,7 +74,7 @@ class Metrics:
         """In Prometheus' format."""
         for name in list(self._loaded()):
             self.of(name)  # counters that begin with 0 have a rate from their first count on
-        return generate_latest(Aliased(self.registry) if self._aliases else self.registry)
+        return generate_latest(Shown(self.registry, self._aliases))
 
 
 class ModelMetrics:
@@ -134,16 +134,18 @@ class Engines(Collector):
         yield from (running, waiting, used, queries, hits)
 
 
-class Aliased:
-    """A registry, and once more under the names of others, whose label is `model_name`."""
+class Shown:
+    """A registry without the moments at which its series began, which are the server's start; on demand once more
+    under the names of others, whose label is `model_name`."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+    def __init__(self, registry: CollectorRegistry, aliases: bool) -> None:
+        self._registry, self._aliases = registry, (ALIASES, LLAMA_CPP) if aliases else ()
 
     def collect(self) -> Iterator[Metric]:
         for metric in self._registry.collect():
+            metric.samples = [each for each in metric.samples if not each.name.endswith("_created")]
             yield metric
-            for names in (ALIASES, LLAMA_CPP):
+            for names in self._aliases:
                 if metric.name in names:
                     yield renamed(metric, names[metric.name])
 
