@@ -29,6 +29,8 @@ COMMANDS = {
     "rm": ("bitnet.cli.rm", "Delete a model from the cache."),
     "perplexity": ("bitnet.cli.perplexity", "Measure how well a model predicts a text."),
     "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
+    "train": ("bitnet.cli.train", "Train a model: pretrain, fine-tune or distill."),
+    "export": ("bitnet.cli.export", "Write what was trained as a model file."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
     "doctor": ("bitnet.cli.doctor", "Say what this machine is and whether the kernels are right."),
