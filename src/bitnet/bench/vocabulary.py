@@ -11,8 +11,10 @@ MERGES = ("t h", "th e", "i n", "a n", "e r")
 NORMAL, CONTROL = 1, 3
 
 
-def byte_tokenizer() -> Tokenizer:
+def byte_tokenizer(size: int = 0) -> Tokenizer:
+    """size: of the vocabulary at least; words that no text is cut into fill it, so that every token has a text."""
     words = [BYTE_TO_CHAR[i] for i in range(256)] + [merge.replace(" ", "") for merge in MERGES]
+    words += [f"{BYTE_TO_CHAR[ord(' ')]}w{i}" for i in range(size - len(words) - 2)]
     return Tokenizer.from_gguf(
         {
             "tokenizer.ggml.model": "gpt2",

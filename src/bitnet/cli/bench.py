@@ -190,11 +190,13 @@ def kernel_lines(output: str, threads: list[int], samples: int) -> Iterator[str]
 def write_model(names: list[str], path: Path, file_type: str, force: bool) -> None:
     from bitnet.bench.vocabulary import byte_tokenizer
     from bitnet.convert.gguf import write_checkpoint
+    from bitnet.models.load import open_model
     from bitnet.models.synthetic import SyntheticCheckpoint
 
     if len(names) != 1:
         raise ParameterError("--write writes one synthetic model.", "Name it: --synthetic 2B-4T")
     if path.exists() and not (force and path.is_file()):
         raise ParameterError(f"{path} exists.", "Name another file, or replace a file with --force.")
-    checkpoint, tokenizer, progress = SyntheticCheckpoint(names[0]), byte_tokenizer(), Progress("writing")
+    checkpoint, progress = SyntheticCheckpoint(names[0]), Progress("writing")
+    tokenizer = byte_tokenizer(open_model(checkpoint)[1].vocab_size)
     write_checkpoint(checkpoint, path, weights=file_type, tokenizer=tokenizer, progress=progress)  # type: ignore[arg-type]
