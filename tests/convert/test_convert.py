@@ -89,11 +89,7 @@ def test_a_folder_is_the_model_to_the_bit(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        (n, k)
-        for n in VARIANTS
-        for k in (KINDS if n in EVERY_KIND else KINDS[:2])
-    ],
+    [(n, k) for n in VARIANTS for k in (KINDS if n in EVERY_KIND else KINDS[:2])],
 )
 def test_a_folder_comes_back_from_every_type(name: str, kind: str, tmp_path: Path) -> None:
     hf = folder(name, tmp_path / "hf", binary=kind == "q1_0")

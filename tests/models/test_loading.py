@@ -324,7 +324,10 @@ def test_hyper_parameters_that_make_no_sense_are_refused(changes: dict[str, Any]
     [
         ({"query_pre_attn_scalar": -3}, "query_pre_attn_scalar is -3"),
         ({"rope_local_base_freq": 0}, "local_rope_theta is 0"),
-        ({"quantization_config": {"quant_method": "bitnet", "use_rms_norm": True, "rms_norm_eps": -1}}, "input_norm_eps"),
+        (
+            {"quantization_config": {"quant_method": "bitnet", "use_rms_norm": True, "rms_norm_eps": -1}},
+            "input_norm_eps",
+        ),
     ],
 )
 def test_hyper_parameters_of_gemma_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
