@@ -91,6 +91,14 @@ def test_an_unknown_architecture_is_shown_nevertheless(bitnet: Bitnet, tmp_path:
     assert json.loads(bitnet("inspect", path, "--json").stdout)["metadata"]["x"] == "nan"
 
 
+def test_a_type_that_is_not_read_is_said(bitnet: Bitnet, tiny_gguf: Path, tmp_path: Path) -> None:
+    numbered = {"F16": (1).to_bytes(4, "little"), "IQ4_NL": (20).to_bytes(4, "little")}
+    data, name = tiny_gguf.read_bytes(), b"token_embd.weight"
+    at = data.index(numbered["F16"], data.index(name) + len(name) + 4 + 16)  # behind the number and sizes of dimensions
+    (tmp_path / "m.gguf").write_bytes(data[:at] + numbered["IQ4_NL"] + data[at + 4 :])
+    assert "no: tensors in IQ4_NL are not read." in bitnet("inspect", tmp_path / "m.gguf").stdout
+
+
 def test_what_is_no_model_ends_with_3(bitnet: Bitnet, tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(b"PK\x03\x04")

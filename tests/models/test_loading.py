@@ -322,6 +322,23 @@ def test_hyper_parameters_that_make_no_sense_are_refused(changes: dict[str, Any]
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"query_pre_attn_scalar": -3}, "query_pre_attn_scalar is -3"),
+        ({"rope_local_base_freq": 0}, "local_rope_theta is 0"),
+        (
+            {"quantization_config": {"quant_method": "bitnet", "use_rms_norm": True, "rms_norm_eps": -1}},
+            "input_norm_eps",
+        ),
+    ],
+)
+def test_hyper_parameters_of_gemma_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
+    config = tiny.BITNET | {"model_type": "gemma3_text", "hidden_act": "gelu_pytorch_tanh", "sliding_window": 4}
+    with pytest.raises(FormatError, match=words):
+        tiny.config_of(tiny.Synthetic(config | changes, {}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
         ({"hidden_act": "tanh"}, "activation 'tanh'"),
         ({"attention_bias": True}, "attention_bias"),
         ({"mlp_bias": True}, "mlp_bias"),

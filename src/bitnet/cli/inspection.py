@@ -14,6 +14,7 @@ import numpy as np
 
 from bitnet.errors import BitNetError
 from bitnet.formats import Checkpoint, TensorInfo
+from bitnet.formats.gguf_types import READABLE
 from bitnet.models import open_model
 from bitnet.models.load import TERNARY_TYPES
 from bitnet.quant.tensor import TernaryTensor
@@ -48,7 +49,9 @@ def why_not(checkpoint: Checkpoint) -> str:
         open_model(checkpoint)
     except BitNetError as error:
         return f"no: {error.message}"
-    return "yes"
+    types = {info.dtype for info in checkpoint.tensors().values()} if checkpoint.kind == "gguf" else set()
+    unread = sorted(types - {*READABLE})
+    return f"no: tensors in {', '.join(unread)} are not read." if unread else "yes"
 
 
 def abbreviated(value: Any) -> Any:

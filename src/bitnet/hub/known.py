@@ -43,9 +43,9 @@ def _bonsai(size: str, nbytes: int | None) -> Known:
     return Known(f"bonsai-{size.lower()}", f"prism-ml/Bonsai-{size}-gguf", "", "Bonsai, 1 bit, chat", None, nbytes)
 
 
-def _ternary_bonsai(size: str, nbytes: int | None) -> Known:
+def _ternary_bonsai(size: str, parameters: int, nbytes: int) -> Known:
     name = f"prism-ml/Ternary-Bonsai-{size}-gguf"
-    return Known(f"ternary-bonsai-{size.lower()}", name, "", "Ternary Bonsai, chat", None, nbytes)
+    return Known(f"ternary-bonsai-{size.lower()}", name, "", "Ternary Bonsai, chat", parameters, nbytes)
 
 
 _2B = 2_412_820_480
@@ -76,9 +76,9 @@ KNOWN = (
     _bonsai("1.7B", 237_000_000),
     _bonsai("4B", 546_000_000),
     _bonsai("8B", 1_100_000_000),
-    _ternary_bonsai("1.7B", None),
-    _ternary_bonsai("4B", None),
-    _ternary_bonsai("8B", 2_180_000_000),
+    _ternary_bonsai("1.7B", 1_720_000_000, 457_000_000),
+    _ternary_bonsai("4B", 4_000_000_000, 1_070_000_000),
+    _ternary_bonsai("8B", 8_190_000_000, 2_180_000_000),
     Known("embed-0.6b", "microsoft/bitnet-embedding-0.6b", "I2_S", "BitNet embeddings"),
     Known("embed-270m", "microsoft/bitnet-embedding-270m", "I2_S", "BitNet embeddings"),
 )

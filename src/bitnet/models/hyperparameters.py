@@ -28,6 +28,7 @@ UNKNOWN_SWITCHES = (  # entries of config.json that change what is computed
     "use_bidirectional_attention",
     "use_sliding_window",
 )
+POSITIVE = ("rms_norm_eps", "input_norm_eps", "rope_theta", "local_rope_theta", "query_pre_attn_scalar")
 # Entries of GGUF files that only this program writes, where the others' say too little: the epsilon of the norms before
 # projections where it is another than the model's, and our names of the projections that are float beside ternary ones.
 INPUT_NORM_EPS = "attention.input_norm_rms_epsilon"
@@ -45,9 +46,10 @@ def read_config(checkpoint: Checkpoint) -> Config:
         )
     if config.head_dim % 2:
         raise FormatError(f"{checkpoint.path}: head_dim is {config.head_dim}; rotary embedding needs an even one.")
-    for name in ("rms_norm_eps", "rope_theta"):
+    for name in POSITIVE:
         value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
+        absent = value is None or (name == "query_pre_attn_scalar" and value == 0)
+        if not absent and not (math.isfinite(value) and value > 0):
             raise FormatError(f"{checkpoint.path}: {name} is {value}; expected a positive number.")
     factors = config.rope_factors
     if factors is not None and (len(factors) != config.head_dim // 2 or not all(0 < f < math.inf for f in factors)):

@@ -25,6 +25,7 @@ KINDS = {
 }
 RULES = {"absmean": ("s", "#E69F00"), "threshold 0.7": ("D", "#009E73"), "optimal": ("^", "#CC79A7")}
 TUNED = "#0072B2"
+APART = 0.01  # shares of zeros whose names do not cover each other
 
 
 def draw(report: Report, source: str, path: Path) -> None:
@@ -69,8 +70,11 @@ def perplexities(axes: Any, report: Report) -> None:
     axes.plot(
         [t.sparsity for t in tuned], [t.perplexity for t in tuned], "o-", color=TUNED, lw=1.6, ms=5, label="tuned"
     )
+    named = -1.0
     for t in tuned:
-        axes.annotate(f"× {t.factor:g}", (t.sparsity, t.perplexity), (0, -18), **beside("center"))
+        if t.sparsity - named >= APART:
+            axes.annotate(f"× {t.factor:g}", (t.sparsity, t.perplexity), (0, -18), **beside("center"))
+            named = t.sparsity
     for t in trials:
         if t.factor is None:
             marker, colour = RULES.get(t.name, ("P", INK))
@@ -82,15 +86,19 @@ def perplexities(axes: Any, report: Report) -> None:
         axes.axhline(report.before, color=INK, lw=1.2, ls=(0, (6, 3)))
         place = (1, report.before)
         axes.annotate(
-            f"float: {report.before:.3g}", place, (-4, 4), xycoords=("axes fraction", "data"), **beside("right")
+            f"float: {shown(report.before)}", place, (-4, 4), xycoords=("axes fraction", "data"), **beside("right")
         )
     axes.set_yscale("log")
     percent(axes.xaxis)
     ticker = import_module("matplotlib.ticker")
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.3g}"))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: shown(value)))
     axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     axes.legend(frameon=False, fontsize=8.5)
+
+
+def shown(perplexity: float) -> str:
+    return f"{perplexity:,.0f}" if perplexity >= 100 else f"{perplexity:.3g}"
 
 
 def beside(side: str) -> dict[str, Any]:
@@ -104,4 +112,4 @@ def frame(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def percent(axis: Any) -> None:
-    axis.set_major_formatter(import_module("matplotlib.ticker").PercentFormatter(1.0, decimals=0))
+    axis.set_major_formatter(import_module("matplotlib.ticker").PercentFormatter(1.0))
