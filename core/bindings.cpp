@@ -374,14 +374,15 @@ void add_screen(DenseWeight& w) {
   w.screen = std::make_shared<const Screen>(w);
 }
 
-Out<float> head_rows(In<float> x_in, const DenseWeight& w, int64_t top) {
+Out<float> head_rows(In<float> x_in, const DenseWeight& w, In<int32_t> tops_in) {
   const Matrix<const float> x = matrix(x_in, "x");
   if (x.columns != w.k)
     fail("x has " + std::to_string(x.columns) + " columns; the weight is (" + std::to_string(w.n) + ", " +
          std::to_string(w.k) + ").");
+  const int32_t* tops = vector_of(tops_in, "tops", x.rows);
   Out<float> y = empty<float>({x.rows, w.n});
   const Free free(kHeavy);
-  head(x, w, top, y.data());
+  head(x, w, tops, y.data());
   return y;
 }
 
@@ -595,14 +596,14 @@ void replace_angles(Replay& replay, int32_t index, In<float> cos_in, In<float> s
 }
 
 Out<float> run_plan(Replay& replay, In<int32_t> ids, In<int32_t> positions, In<int32_t> starts, In<int32_t> want,
-                    In<int32_t> tables, int64_t top) {
+                    In<int32_t> tables, In<int32_t> tops) {
   Step step{};
   step.ids = vector(ids, "ids", step.tokens);
   step.positions = vector_of(positions, "positions", step.tokens);
   step.starts = vector(starts, "starts", step.sequences);
   step.want = vector(want, "want", step.wanted);
   step.block_tables = matrix(tables, "block_tables");
-  step.top = top;
+  step.tops = vector_of(tops, "tops", step.wanted);
   if (--step.sequences < 0 || step.block_tables.rows != step.sequences)
     fail("starts has " + std::to_string(step.sequences + 1) + " elements and block_tables " +
          std::to_string(step.block_tables.rows) + " rows; B sequences need B + 1 and B.");
@@ -751,9 +752,9 @@ NB_MODULE(_core, m) {
                 "list[numpy.typing.NDArray[numpy.float32]]"),
         "x (T, k) times each weight (n, k), to (T, n). For ternary weights x is quantised by the absmax of each row, "
         "once.");
-  m.def("head", &head_rows, "x"_a, "w"_a, "top"_a = 0,
-        "Logits (S, n) of x (S, k). With top > 0 and a screen only the `top` largest of a row, and their equals, are "
-        "sure to be there; all that are there equal linear's, the others are -inf.");
+  m.def("head", &head_rows, "x"_a, "w"_a, "tops"_a,
+        "Logits (S, n) of x (S, k). With a screen and tops[s] > 0 only as many of the largest of row s, and their "
+        "equals, are sure to be there; all that are there equal linear's, the others are -inf.");
   m.def("embed", &embed_rows<DenseWeight>, "w"_a, "ids"_a, "Rows of a table, dequantised: ids (T,) to (T, k).");
   m.def("embed", &embed_rows<TernaryWeight>, "w"_a, "ids"_a);
   m.def("rms_norm", &rms_norm_rows, "x"_a, "weight"_a, "eps"_a,
@@ -838,7 +839,7 @@ NB_MODULE(_core, m) {
 
   nb::class_<Replay>(m, "Plan", "A program made ready: a step of the model in one call, without the GIL.")
       .def(nb::init<const Capture&, int32_t>(), "program"_a, "logits"_a, nb::keep_alive<1, 2>())
-      .def("run", &run_plan, "ids"_a, "positions"_a, "starts"_a, "want"_a, "block_tables"_a, "top"_a = 0,
+      .def("run", &run_plan, "ids"_a, "positions"_a, "starts"_a, "want"_a, "block_tables"_a, "tops"_a,
            "Logits (S, vocab), as head gives them, in an array of their own. Calls of several threads take turns.")
       .def("set_angles", &replace_angles, "angles"_a, "cos"_a, "sin"_a, "Longer tables for rope.")
       .def_prop_ro(

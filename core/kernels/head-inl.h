@@ -26,40 +26,49 @@ BITNET_INLINE void screen_tile(const uint8_t* w, int64_t blocks, const ScreenTok
 #endif
 
 #ifndef BITNET_SCREEN_TILES
-// M tokens, one after the other: the row group stays in the first cache.
-template <int M>
-BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, double (*out)[kGroupRows]) {
-  for (int m = 0; m < M; ++m) screen_tile(w, blocks, x[m], out[m]);
+// M tokens and G row groups, one after the other: a row group stays in the first cache.
+template <int M, int G>
+BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, double (*out)[M][kGroupRows]) {
+  for (int g = 0; g < G; ++g)
+    for (int m = 0; m < M; ++m) screen_tile(w + 64 * g * blocks, blocks, x[m], out[g][m]);
 }
 #endif
 
-template <int M>
-BITNET_INLINE void screen_group(const ScreenTask& task, int64_t g, const ScreenToken* tokens) {
-  const int64_t row = g * kGroupRows;
-  const F32x16 scale = load(task.scales + row), error = load(task.errors + row), norm = load(task.norms + row);
-  double sums[M][kGroupRows];
-  screen_tiles<M>(task.codes + g * task.blocks * 64, task.blocks, tokens, sums);
-  for (int m = 0; m < M; ++m) {
-    const ScreenToken& x = tokens[m];
-    float rounded[kGroupRows];
-    for (int r = 0; r < kGroupRows; ++r) rounded[r] = (float)(sums[m][r] - x.offset);
-    const F32x16 approximation = load(rounded) * (scale * fill(x.step));
-    const F32x16 radius = error * fill(x.per_error) + norm * fill(x.per_norm) + fill(x.slack);
-    const F32x16 lower = approximation - radius, upper = approximation + radius;
-    store(x.lower + row, lower);
-    store(x.upper + row, upper);
-    x.group_lower[g] = fold_max(lower);
-    x.group_upper[g] = fold_max(upper);
+template <int M, int G>
+BITNET_INLINE void screen_tokens(const ScreenTask& task, int64_t group, const ScreenToken* tokens) {
+  double sums[G][M][kGroupRows];
+  screen_tiles<M, G>(task.codes + group * task.blocks * 64, task.blocks, tokens, sums);
+  for (int g = 0; g < G; ++g) {
+    const int64_t row = (group + g) * kGroupRows;
+    const F32x16 scale = load(task.scales + row), error = load(task.errors + row), norm = load(task.norms + row);
+    for (int m = 0; m < M; ++m) {
+      const ScreenToken& x = tokens[m];
+      float rounded[kGroupRows];
+      for (int r = 0; r < kGroupRows; ++r) rounded[r] = (float)(sums[g][m][r] - x.offset);
+      const F32x16 approximation = load(rounded) * (scale * fill(x.step));
+      const F32x16 radius = error * fill(x.per_error) + norm * fill(x.per_norm) + fill(x.slack);
+      const F32x16 lower = approximation - radius, upper = approximation + radius;
+      store(x.lower + row, lower);
+      store(x.upper + row, upper);
+      x.group_lower[group + g] = fold_max(lower);
+      x.group_upper[group + g] = fold_max(upper);
+    }
   }
 }
 
+template <int G>
+BITNET_INLINE void screen_groups(const ScreenTask& task, int64_t group) {
+  int64_t t = 0;
+  for (; t + 4 <= task.count; t += 4) screen_tokens<4, G>(task, group, task.tokens + t);
+  for (; t + 2 <= task.count; t += 2) screen_tokens<2, G>(task, group, task.tokens + t);
+  for (; t < task.count; ++t) screen_tokens<1, G>(task, group, task.tokens + t);
+}
+
 void screen(const ScreenTask& task) {
-  for (int64_t g = 0; g < task.row_groups; ++g) {
-    int64_t t = 0;
-    for (; t + 4 <= task.count; t += 4) screen_group<4>(task, g, task.tokens + t);
-    for (; t + 2 <= task.count; t += 2) screen_group<2>(task, g, task.tokens + t);
-    for (; t < task.count; ++t) screen_group<1>(task, g, task.tokens + t);
-  }
+  int64_t g = 0;
+  if (task.count > 1)  // a single token streams the rows in order instead
+    for (; g + 2 <= task.row_groups; g += 2) screen_groups<2>(task, g);
+  for (; g < task.row_groups; ++g) screen_groups<1>(task, g);
 }
 
 BITNET_INLINE float not_below(double x) {

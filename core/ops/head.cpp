@@ -17,7 +17,8 @@ namespace bitnet {
 namespace {
 
 constexpr int kLargestCode = 127 * 256 + 127;  // both planes of a code are within a byte
-constexpr int64_t kTokens = 8;                 // that share a pass over the screen
+constexpr int64_t kTokens = 16;                // that share a pass over the screen
+constexpr int64_t kGathered = 16;              // rows that are copied together for a pass over the weights
 constexpr int64_t kRescoredRows = 8;           // of a chunk
 constexpr double kSafe = 1 + 1e-6;             // covers the roundings of the bounds in float and double
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
@@ -31,6 +32,7 @@ struct Query {
   std::vector<float> heap;    // the largest lower bounds so far, the least of them first
   std::vector<int32_t> rows;  // to be computed precisely
   ScreenToken token{};
+  int64_t row = 0, top = 0;
   bool screened = false;
 };
 
@@ -102,8 +104,8 @@ float threshold(Query& q, int64_t n, int64_t k) {
   return heap.front();
 }
 
-void find_rows(Query& q, int64_t n, int64_t k) {
-  const float least = threshold(q, n, k);
+void find_rows(Query& q, int64_t n) {
+  const float least = threshold(q, n, q.top);
   q.rows.clear();
   for (int64_t g = 0; g * kGroupRows < n; ++g) {
     if (q.group_upper[g] < least) continue;
@@ -112,9 +114,25 @@ void find_rows(Query& q, int64_t n, int64_t k) {
   }
 }
 
-void all_logits(const float* x, const DenseWeight& w, float* y) {
-  const Product product{nullptr, &w, y};
-  linear({x, 1, w.k}, &product, 1);
+// The rows of x in `rows`, ascending, with all of their logits.
+void all_logits(Matrix<const float> x, const std::vector<int64_t>& rows, const DenseWeight& w, float* y) {
+  const int64_t count = static_cast<int64_t>(rows.size());
+  if (!count) return;
+  if (rows.back() - rows.front() + 1 == count) {
+    const Product product{nullptr, &w, y + rows.front() * w.n};
+    return linear({x.row(rows.front()), count, x.columns}, &product, 1);
+  }
+  thread_local Scratch x_scratch, y_scratch;
+  const int64_t most = std::min(count, kGathered);
+  float* from = x_scratch.get<float>(static_cast<size_t>(most * x.columns));
+  float* to = y_scratch.get<float>(static_cast<size_t>(most * w.n));
+  for (int64_t first = 0; first < count; first += kGathered) {
+    const int64_t some = std::min(kGathered, count - first);
+    for (int64_t i = 0; i < some; ++i) std::copy_n(x.row(rows[first + i]), x.columns, from + i * x.columns);
+    const Product product{nullptr, &w, to};
+    linear({from, some, x.columns}, &product, 1);
+    for (int64_t i = 0; i < some; ++i) std::copy_n(to + i * w.n, w.n, y + rows[first + i] * w.n);
+  }
 }
 
 // Bounds of all logits of the queries that are screened; fills their rows of y with -inf on the way.
@@ -122,7 +140,8 @@ void screen_rows(const Screen& screen, std::vector<Query>& queries, int64_t coun
   const Kernels& kernel = kernels();
   const int64_t groups = screen.row_groups();
   const int64_t bytes = std::clamp<int64_t>(groups * screen.row_group_bytes() / (4 * threads()), 16 << 10, 1 << 20);
-  const int64_t step = std::clamp<int64_t>(bytes / screen.row_group_bytes(), 1, groups);
+  int64_t step = std::clamp<int64_t>(bytes / screen.row_group_bytes(), 1, groups);
+  if (step > 1) step &= ~int64_t{1};  // several tokens take two at a time
   parallel_for(ceil_div(groups, step), [&](int64_t chunk) {
     const int64_t first = chunk * step, row = first * kGroupRows;
     ScreenToken tokens[kTokens];
@@ -142,8 +161,8 @@ void screen_rows(const Screen& screen, std::vector<Query>& queries, int64_t coun
       token.upper += row;
       token.group_lower += first;
       token.group_upper += first;
-      std::fill(y + t * screen.n + row, y + t * screen.n + std::min(screen.n, row + task.row_groups * kGroupRows),
-                kNothing);
+      float* logits = y + queries[t].row * screen.n;
+      std::fill(logits + row, logits + std::min(screen.n, row + task.row_groups * kGroupRows), kNothing);
     }
     kernel.screen(task);
   });
@@ -169,32 +188,31 @@ void rescore(const Query& q, const DenseWeight& w, float* y) {
   });
 }
 
-void screened(Matrix<const float> x, const DenseWeight& w, const Screen& screen, int64_t top, float* y) {
-  static thread_local std::vector<Query> kept(kTokens);
-  std::vector<Query>& queries = kept;  // the same for all threads that help
+// The rows of x that `queries` name. Adds to `whole` those of which all logits are needed after all.
+void screened(Matrix<const float> x, const DenseWeight& w, std::vector<Query>& queries, int64_t count, float* y,
+              std::vector<int64_t>& whole) {
+  const Screen& screen = *w.screen;
   const size_t groups = static_cast<size_t>(screen.row_groups());
-  bool any = false;
-  for (int64_t t = 0; t < x.rows; ++t) {
+  parallel_for(count, [&](int64_t t) {
     Query& q = queries[t];
-    q.screened = quantize(x.row(t), w.k, w, screen, q);
-    any |= q.screened;
+    q.screened = quantize(x.row(q.row), w.k, w, screen, q);
     for (auto* rows : {&q.lower, &q.upper}) rows->resize(groups * kGroupRows);
     for (auto* each : {&q.group_lower, &q.group_upper}) each->resize(groups);
     q.token.lower = q.lower.data(), q.token.upper = q.upper.data();
     q.token.group_lower = q.group_lower.data(), q.token.group_upper = q.group_upper.data();
     q.x.assign(static_cast<size_t>(w.columns()), 0.0f);
-    std::copy(x.row(t), x.row(t) + w.k, q.x.data());
-  }
-  if (any) screen_rows(screen, queries, x.rows, y);
-  parallel_for(x.rows, [&](int64_t t) {
-    if (queries[t].screened) find_rows(queries[t], w.n, top);
+    std::copy_n(x.row(q.row), w.k, q.x.data());
   });
-  for (int64_t t = 0; t < x.rows; ++t) {
+  screen_rows(screen, queries, count, y);
+  parallel_for(count, [&](int64_t t) {
+    if (queries[t].screened) find_rows(queries[t], w.n);
+  });
+  for (int64_t t = 0; t < count; ++t) {
     const Query& q = queries[t];
     if (q.screened && static_cast<int64_t>(q.rows.size()) <= w.n / 4) {
-      rescore(q, w, y + t * w.n);
+      rescore(q, w, y + q.row * w.n);
     } else {
-      all_logits(x.row(t), w, y + t * w.n);
+      whole.push_back(q.row);
     }
   }
 }
@@ -226,13 +244,27 @@ Screen::Screen(const DenseWeight& w) : n(w.n), columns(round_up(w.k, kLanes)), l
     if (std::isfinite(errors_[r])) longest = std::max(longest, (errors_[r] + norms_[r]) * 1.000001f);
 }
 
-void head(Matrix<const float> x, const DenseWeight& w, int64_t top, float* y) {
-  if (!w.screen || top <= 0 || top >= w.n) {
-    const Product product{nullptr, &w, y};
-    return linear(x, &product, 1);
+void head(Matrix<const float> x, const DenseWeight& w, const int32_t* tops, float* y) {
+  thread_local std::vector<Query> kept(kTokens);
+  thread_local std::vector<int64_t> whole_rows;
+  std::vector<Query>& queries = kept;  // the same for all threads that help
+  std::vector<int64_t>& whole = whole_rows;
+  whole.clear();
+  int64_t count = 0;
+  for (int64_t t = 0; t < x.rows; ++t) {
+    if (w.screen && tops && tops[t] > 0 && tops[t] < w.n) {
+      queries[count].row = t, queries[count].top = tops[t];
+      ++count;
+    } else {
+      whole.push_back(t);
+    }
+    if (count && (count == kTokens || t + 1 == x.rows)) {
+      screened(x, w, queries, count, y, whole);
+      count = 0;
+    }
   }
-  for (int64_t t = 0; t < x.rows; t += kTokens)
-    screened({x.row(t), std::min(kTokens, x.rows - t), x.columns}, w, *w.screen, top, y + t * w.n);
+  std::sort(whole.begin(), whole.end());
+  all_logits(x, whole, w, y);
 }
 
 }  // namespace bitnet

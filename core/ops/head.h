@@ -34,9 +34,9 @@ class Screen {
   std::vector<float> scales_, errors_, norms_;
 };
 
-// Logits y (S, n) of x (S, k). With top > 0 and a screen, only the `top` largest of each row and those equal to them
-// are sure to be there; they and all others that were computed are what linear() computes, bit for bit, and the rest
-// is -inf. All logits where the screen would not help: x not finite or too small, or too many rows within reach.
-void head(Matrix<const float> x, const DenseWeight& w, int64_t top, float* y);
+// Logits y (S, n) of x (S, k). With a screen, where tops[s] > 0, only as many of the largest of row s and those equal
+// to them are sure to be there; they and all others that were computed are what linear() computes, bit for bit, and the
+// rest is -inf. All logits where the screen would not help: x not finite or too small, or too many rows within reach.
+void head(Matrix<const float> x, const DenseWeight& w, const int32_t* tops, float* y);
 
 }  // namespace bitnet

@@ -45,20 +45,22 @@ void Plan::set_angles(int32_t index, Matrix<const float> cos, Matrix<const float
 }
 
 Step Plan::copied(const Step& step) {
-  const int64_t counts[] = {step.tokens, step.tokens, step.sequences + 1, step.wanted, step.block_tables.size()};
-  const int32_t* sources[] = {step.ids, step.positions, step.starts, step.want, step.block_tables.data};
+  const int64_t counts[] = {step.tokens, step.tokens, step.sequences + 1,
+                            step.wanted, step.wanted, step.block_tables.size()};
+  const int32_t* sources[] = {step.ids, step.positions, step.starts, step.want, step.tops, step.block_tables.data};
   int64_t total = 0;
   for (const int64_t count : counts) total += count;
   if (static_cast<int64_t>(numbers_.size()) < total) numbers_.resize(static_cast<size_t>(total));
-  const int32_t* copies[5];
+  const int32_t* copies[6];
   int32_t* to = numbers_.data();
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < 6; ++i) {
     copies[i] = to;
     to = std::copy_n(sources[i], counts[i], to);
   }
   Step mine(step);
-  mine.ids = copies[0], mine.positions = copies[1], mine.starts = copies[2], mine.want = copies[3];
-  mine.block_tables.data = copies[4];
+  mine.ids = copies[0], mine.positions = copies[1], mine.starts = copies[2], mine.want = copies[3],
+  mine.tops = copies[4];
+  mine.block_tables.data = copies[5];
   return mine;
 }
 
@@ -138,7 +140,7 @@ void Plan::execute(const Instruction& instruction, const Step& step, float* logi
       return;
     }
     case Op::Head: {
-      if (const DenseWeight* w = weight(0).dense; w && w->screen) return head(in(0), *w, step.top, logits);
+      if (const DenseWeight* w = weight(0).dense; w && w->screen) return head(in(0), *w, step.tops, logits);
       const Product product{weight(0).ternary, weight(0).dense, logits};
       return linear(in(0), &product, 1);
     }

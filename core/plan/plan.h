@@ -19,7 +19,7 @@ struct Step {
   const int32_t *ids, *positions, *starts, *want;
   int64_t tokens, sequences, wanted;
   Matrix<const int32_t> block_tables;
-  int64_t top;  // likeliest logits that are needed of each row; 0: all
+  const int32_t* tops;  // likeliest logits that are needed of each wanted row; 0: all
 };
 
 // Results have the bits that the operations give when they are called one by one. Intermediate values lie in an arena

@@ -148,14 +148,13 @@ def chunk(params: SamplingParams, start: int = 0, end: int = 4, score_from: int 
 
 
 def test_as_many_logits_are_computed_as_the_sequences_need() -> None:
-    assert {name: needed_logits([chunk(params)]) for name, params in PARAMS.items()} == {
-        name: SCREENED.get(name, 0) for name in PARAMS
+    assert {name: needed_logits([chunk(params)]).tolist() for name, params in PARAMS.items()} == {
+        name: [SCREENED.get(name, 0)] for name in PARAMS
     }
     greedy, hot, everything = (chunk(PARAMS[name]) for name in ("greedy", "hot", "all"))
-    assert needed_logits([greedy, hot]) == 64
-    assert needed_logits([greedy, everything]) == 0
-    assert needed_logits([greedy, chunk(PARAMS["all"], end=2)]) == 1  # an unfinished prompt wants no logits
-    assert needed_logits([chunk(PARAMS["greedy"], score_from=0)]) == 0
+    assert needed_logits([greedy, hot, everything]).tolist() == [1, 64, 0]  # each row by itself
+    assert needed_logits([greedy, chunk(PARAMS["all"], end=2)]).tolist() == [1]  # an unfinished prompt wants no logits
+    assert needed_logits([chunk(PARAMS["greedy"], score_from=0), hot]).tolist() == [0, 0, 0, 0, 64]
 
 
 def test_only_the_needed_logits_reach_the_sampler(models: tuple[Decoder, Decoder]) -> None:
@@ -165,6 +164,19 @@ def test_only_the_needed_logits_reach_the_sampler(models: tuple[Decoder, Decoder
         c.sequence.blocks = [0]
         computed[head] = int(np.isfinite(Runner(models[1], 4, "f32", head).run([c])[0]).sum())
     assert computed["full"] == VOCAB and computed["auto"] < VOCAB // 4
+
+
+def test_a_row_that_needs_all_logits_does_not_make_others_have_them(models: tuple[Decoder, Decoder]) -> None:
+    names = ["greedy", "all", "one", "logprobs", "hot"]
+    chunks = [chunk(PARAMS[name]) for name in names]
+    for block, each in enumerate(chunks):
+        each.sequence.blocks = [block]
+    parts = Runner(models[1], 8, "f32").run(chunks)
+    full = Runner(models[0], 8, "f32").run(chunks)
+    for name, part, expected in zip(names, parts, full, strict=True):
+        there = np.isfinite(part)
+        np.testing.assert_array_equal(part[there], expected[there])
+        assert there.all() if name in ("all", "logprobs") else there.sum() < VOCAB // 2
 
 
 @settings(max_examples=200, deadline=None)

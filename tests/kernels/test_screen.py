@@ -38,9 +38,14 @@ def normal(random: np.random.Generator, n: int, k: int) -> Floats:
     return random.standard_normal((n, k)).astype(np.float32)
 
 
+def head(x: Floats, w: _core.DenseWeight, *tops: int) -> Floats:
+    """tops: of all rows alike, or of one row after the other and again from the first."""
+    return _core.head(x, w, np.resize(np.array(tops, np.int32), len(x)))
+
+
 def check(x: Floats, w: _core.DenseWeight, top: int) -> Floats:
     """The screened logits, after comparing them with all of them."""
-    full, found = _core.linear(x, [w])[0], _core.head(x, w, top)
+    full, found = _core.linear(x, [w])[0], head(x, w, top)
     kept = ~np.isneginf(found)
     np.testing.assert_array_equal(found[kept].view(np.uint32), full[kept].view(np.uint32))
     for row, here in zip(full, kept, strict=True):
@@ -54,7 +59,7 @@ def check(x: Floats, w: _core.DenseWeight, top: int) -> Floats:
 @settings(max_examples=40, deadline=None)
 @given(
     seed=SEEDS,
-    s=st.integers(1, 10),
+    s=st.integers(1, 20),
     n=st.integers(1, 300),
     blocks=st.integers(1, 20),
     rest=st.integers(0, 31),
@@ -136,14 +141,14 @@ def test_numbers_that_are_not_numbers_come_out_as_from_the_full_head(isa: str, v
     rows, x = normal(random, 400, 96), normal(random, 3, 96)
     w, full = put(rows, "F32"), _core.linear
     x[1, 40] = value
-    found, expected = _core.head(x, w, 3), full(x, [w])[0]
+    found, expected = head(x, w, 3), full(x, [w])[0]
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_array_equal(found[[0, 2]].argmax(1), expected[[0, 2]].argmax(1))
     assert np.isneginf(found[[0, 2]]).any(1).all()  # the neighbours are screened as ever
     rows[[5, 399], [7, 95]] = value
     x[1, 40] = 1
     w = put(rows, "F32")
-    found, expected = _core.head(x, w, 3), full(x, [w])[0]
+    found, expected = head(x, w, 3), full(x, [w])[0]
     np.testing.assert_array_equal(found[:, [5, 399]], expected[:, [5, 399]])
     np.testing.assert_array_equal(found.max(1), expected.max(1))
 
@@ -151,16 +156,26 @@ def test_numbers_that_are_not_numbers_come_out_as_from_the_full_head(isa: str, v
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_same_rows_on_every_instruction_set_thread_count_and_batch(dtype: str) -> None:
     random = np.random.default_rng(5)
-    w, x = put(normal(random, 5000, 608), dtype), normal(random, 11, 608)
+    w, x = put(normal(random, 5000, 608), dtype), normal(random, 19, 608)
     expected = None
     for isa in _core.isas():
         for threads in (1, 3):
             _core.set_isa(isa)
             _core.set_threads(threads)
-            found = _core.head(x, w, 20)
+            found = head(x, w, 20)
             expected = found if expected is None else expected
             np.testing.assert_array_equal(found, expected, err_msg=f"{isa}, {threads} threads")
-            np.testing.assert_array_equal(_core.head(x[4:5], w, 20)[0], expected[4])
+            np.testing.assert_array_equal(head(x[4:5], w, 20)[0], expected[4])
+
+
+@pytest.mark.parametrize("tops", [(3, 0), (0, 0, 7, 1), (700, 2), (1, 1, 1, 0)])
+@pytest.mark.parametrize("count", [1, 2, 17, 40])
+def test_each_row_gets_what_it_gets_alone(isa: str, tops: tuple[int, ...], count: int) -> None:
+    random = np.random.default_rng(8)
+    w, x = put(normal(random, 700, 96), "F16"), normal(random, count, 96)
+    found = head(x, w, *tops)
+    for i, row in enumerate(found):
+        np.testing.assert_array_equal(row, head(x[i : i + 1], w, tops[i % len(tops)])[0])
 
 
 def test_a_screen_made_on_any_instruction_set_is_the_same() -> None:
@@ -171,7 +186,7 @@ def test_a_screen_made_on_any_instruction_set_is_the_same() -> None:
         _core.set_isa(isa)
         w = put(rows, "F32")
         _core.set_isa(_core.isas()[0])
-        results.append(_core.head(x, w, 7))
+        results.append(head(x, w, 7))
     for each in results[1:]:
         np.testing.assert_array_equal(each, results[0])
 
@@ -194,7 +209,7 @@ def test_without_a_screen_or_a_limit_all_logits_are_there(isa: str) -> None:
     bare, screened = _core.DenseWeight(rows), put(rows, "F32")
     assert bare.screen_nbytes == 0 and screened.screen_nbytes == 704 * (64 + 12)
     for w, top in ((bare, 3), (screened, 0), (screened, 700), (screened, 10**9)):
-        np.testing.assert_array_equal(_core.head(x, w, top), _core.linear(x, [w])[0])
-    assert _core.head(x[:0], screened, 1).shape == (0, 700)
+        np.testing.assert_array_equal(head(x, w, top), _core.linear(x, [w])[0])
+    assert head(x[:0], screened, 1).shape == (0, 700)
     with pytest.raises(ValueError, match="63 columns"):
-        _core.head(np.ones((1, 63), np.float32), screened, 1)
+        head(np.ones((1, 63), np.float32), screened, 1)

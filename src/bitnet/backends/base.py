@@ -32,6 +32,10 @@ def kv_vector_bytes(dtype: str, head_dim: int) -> int:
     return head_dim + 4 if dtype == "int8" else head_dim * (2 if dtype == "f16" else 4)
 
 
+def each_of(value: int | Ints, count: int) -> Ints:
+    return np.full(count, value, np.int32) if isinstance(value, int) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one run of the model works on, beside the numbers that flow through it.
@@ -41,7 +45,7 @@ class Step:
     starts: (B + 1,) sequence b owns the flat rows starts[b] to starts[b + 1].
     want: (S,) flat rows whose logits are wanted.
     block_tables: (B, blocks) cache block of each run of BLOCK_SIZE positions; -1 where there is none.
-    top: how many of the likeliest logits of each row are needed; 0: all.
+    top: how many of the likeliest logits are needed, of each wanted row or of all alike; 0: all.
     """
 
     ids: Ints
@@ -49,7 +53,12 @@ class Step:
     starts: Ints
     want: Ints
     block_tables: Ints
-    top: int = 0
+    top: int | Ints = 0
+
+    @property
+    def tops(self) -> Ints:
+        """`top` of each wanted row (S,)."""
+        return each_of(self.top, len(self.want))
 
     @classmethod
     def whole(cls, ids: Sequence[int], want: Sequence[int] | None = None) -> Step:
@@ -179,10 +188,11 @@ class Ops(ABC):
         """(T, d) -> (S, d)."""
 
     @abstractmethod
-    def head(self, x: Value, weight: Weight, top: int = 0) -> Value:
+    def head(self, x: Value, weight: Weight, top: int | Ints = 0) -> Value:
         """(S, d) and (vocab, d) -> logits (S, vocab): a dense head in float, a ternary one as `linear` does, in int8.
 
-        With top > 0 only the `top` largest of each row, and those equal to them, are needed: any other may be -inf.
+        Where top > 0, of all rows alike or of each (S,), only as many of the largest, and those equal to them, are
+        needed: any other may be -inf.
         """
 
     def add_screen(self, weight: Weight) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bitnet._core as _core
-from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
+from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step, each_of
 from bitnet.backends.packing import BITS, GROUPED, settled
 from bitnet.backends.plan import Plan
 from bitnet.errors import ParameterError
@@ -122,11 +122,11 @@ class CPU(Ops):
     def take(self, x: Floats, rows: Ints) -> Floats:
         return x[rows]
 
-    def head(self, x: Floats, weight: Matrix, top: int = 0) -> Floats:
+    def head(self, x: Floats, weight: Matrix, top: int | Ints = 0) -> Floats:
         if not len(x):
             return np.empty((0, weight.shape[0]), np.float32)
-        if top and isinstance(weight, _core.DenseWeight) and weight.screen_nbytes:
-            return _core.head(x, weight, top)
+        if isinstance(weight, _core.DenseWeight) and weight.screen_nbytes:
+            return _core.head(x, weight, each_of(top, len(x)))
         return _core.linear(x, [weight])[0]
 
     def add_screen(self, weight: Matrix) -> None:

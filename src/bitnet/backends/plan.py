@@ -120,7 +120,7 @@ class Plan:
         if step.block_tables.shape[-1] > self._blocks:
             self._reach(step.block_tables.shape[-1])
         try:
-            return self._plan.run(step.ids, step.positions, step.starts, step.want, step.block_tables, step.top)
+            return self._plan.run(step.ids, step.positions, step.starts, step.want, step.block_tables, step.tops)
         except ValueError as error:
             raise ParameterError(str(error)) from None
 

@@ -141,7 +141,7 @@ class Reference(Ops):
     def take(self, x: Floats, rows: Ints) -> Floats:
         return x[rows]
 
-    def head(self, x: Floats, weight: Tensor, top: int = 0) -> Floats:
+    def head(self, x: Floats, weight: Tensor, top: int | Ints = 0) -> Floats:
         return self.linear(x, weight)[0]
 
 

@@ -216,7 +216,7 @@ class TorchOps(Ops):
     def take(self, x: Torch, rows: Ints | None) -> Torch:
         return x if rows is None else x[torch.as_tensor(rows).long()]
 
-    def head(self, x: Torch, weight: Torch, top: int = 0) -> Torch:
+    def head(self, x: Torch, weight: Torch, top: Any = 0) -> Torch:
         return self.linear(x, weight)[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitnet.backends.base import Cache, Step
+from bitnet.backends.base import Cache, Ints, Step
 from bitnet.engine.sampling import Floats
 from bitnet.engine.scheduler import Chunk
 from bitnet.models import Decoder
@@ -49,13 +49,16 @@ def wanted_rows(chunk: Chunk) -> range:
     return range(chunk.end - chunk.start - 1, len(chunk)) if chunk.complete else range(0)
 
 
-def needed_logits(chunks: list[Chunk]) -> int:
-    """How many of the likeliest logits every wanted row needs; 0: all."""
-    tops = [0 if is_scored(c) else c.sequence.top for c in chunks if wanted_rows(c)]
-    return max(tops) if tops and all(0 < top <= MOST_TOP for top in tops) else 0
+def needed_logits(chunks: list[Chunk]) -> Ints:
+    """How many of the likeliest logits each wanted row needs; 0: all."""
+    tops: list[int] = []
+    for chunk in chunks:
+        top = 0 if is_scored(chunk) else chunk.sequence.top
+        tops += [top if top <= MOST_TOP else 0] * len(wanted_rows(chunk))
+    return np.array(tops, np.int32)
 
 
-def make_step(chunks: list[Chunk], top: int = 0) -> Step:
+def make_step(chunks: list[Chunk], top: int | Ints = 0) -> Step:
     """Lists first and arrays once: for the few numbers of a decode that is several times faster than NumPy's calls."""
     ids: list[int] = []
     positions: list[int] = []
