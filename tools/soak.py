@@ -90,7 +90,12 @@ class Soak:
     async def answered(self, i: int, model: str, stream: bool) -> None:
         body = self.proper(i, model, stream)
         while True:
-            text, status = await (self.streamed(body) if stream else self.whole(body))
+            try:
+                text, status = await (self.streamed(body) if stream else self.whole(body))
+            except (httpx.ReadError, httpx.RemoteProtocolError):
+                # A connection that was kept may be closed while the next request is on its way; all clients try again.
+                self.seen["tried again"] += 1
+                continue
             if status != 429:
                 break
             self.seen["told to come again"] += 1
@@ -103,9 +108,8 @@ class Soak:
     async def whole(self, body: dict[str, object]) -> tuple[str, int]:
         response = await self.http.post(CHAT, json=body)
         found = response.json()
-        return (
-            found["choices"][0]["message"]["content"] if response.status_code == 200 else str(found)
-        ), response.status_code
+        text = found["choices"][0]["message"]["content"] if response.status_code == 200 else str(found)
+        return text, response.status_code
 
     async def streamed(self, body: dict[str, object]) -> tuple[str, int]:
         parts: list[str] = []
@@ -206,6 +210,8 @@ class Soak:
         first, last = (
             [statistics.median(values) for values in list(zip(*part))[1:]] for part in (kept[:third], kept[-third:])
         )
+        if self.seen["tried again"] > self.seen["right"] // 100:
+            self.wrong.append("connections break off")
         growth = [after - before for before, after in zip(first, last)]
         if growth[0] > GROWTH[0] or growth[1] > GROWTH[1]:
             self.wrong.append(f"grew by {growth[0] / 2**20:.1f} MiB and {growth[1]:g} open files")

@@ -100,7 +100,7 @@ class Crowd:
         )
         scored = params.logprobs is not None
         await self.pause()
-        ticket = self.service.submit(self.llm.prepare(prompt, params, score_prompt=scored))
+        ticket = self.service.submit(self.llm.prepare(prompt, params, score_from=0 if scored else NEVER))
         stays = choose.choice([0, 1, 5, 1000])
         async for _ in ticket:
             stays -= 1
