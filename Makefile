@@ -12,7 +12,10 @@ run: .venv/built
 test: .venv/test
 	$(BIN)/pytest -q --ignore=tests/live
 
-test-all: .venv/live
+# Clients that cannot live together, each with what it needs, for tests/live/clients.
+CLIENTS := $(patsubst tests/live/clients/environments/%.txt,.venv/clients-%,$(wildcard tests/live/clients/environments/*.txt))
+
+test-all: .venv/live $(CLIENTS)
 	$(BIN)/pytest -q
 
 lint: .venv/lint
@@ -21,6 +24,7 @@ lint: .venv/lint
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile
 
 bench: .venv/built
 	$(BIN)/bitnet bench --synthetic 2B-4T
@@ -46,6 +50,11 @@ goldens: .venv/built
 
 .venv/live: .venv/test
 	$(BIN)/pip install -q --group live
+	@touch $@
+
+.venv/clients-%: tests/live/clients/environments/%.txt .venv/bin/python
+	$(PYTHON) -m venv --clear $@ 2>/dev/null || { $(PYTHON) -m venv --clear --without-pip $@ && $@/bin/python tools/install_pip.py; }
+	$@/bin/pip install -q -r $< || { rm -rf $@; exit 1; }
 	@touch $@
 
 .venv/lint: .venv/test

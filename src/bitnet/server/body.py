@@ -115,7 +115,8 @@ def integer(digits: str) -> int:
 
 
 def real(digits: str) -> float:
+    """1.0 and 1e2 are integers too, as JSON Schema has it."""
     value = float(digits)
     if math.isinf(value):
         raise ValueError(f"{digits:.20} is too large a number")
-    return value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value

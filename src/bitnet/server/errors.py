@@ -61,7 +61,9 @@ def as_api_error(error: BaseException, request_id: str) -> ApiError:
     if isinstance(error, RequestValidationError):
         return of_validation(error)
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, str(error.detail))
+        told_as = ApiError(error.status_code, str(error.detail))
+        told_as.headers = error.headers  # such as Allow
+        return told_as
     if isinstance(error, ContextError):
         return ApiError(400, told(error), type="exceed_context_size_error", code="context_length_exceeded")
     if isinstance(error, ParameterError):

@@ -99,7 +99,7 @@ def check_length(served: Served, prompt: Items[int], more: int) -> None:
     if len(prompt) + more > size:
         raise ApiError(
             400,
-            f"The prompt has {len(prompt)} tokens; the context holds {size}.",
+            f"This model's maximum context length is {size} tokens; the prompt has {len(prompt)}.",
             type="exceed_context_size_error",
             code="context_length_exceeded",
             n_prompt_tokens=len(prompt),

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bitnet.server.attend import attended
 from bitnet.server.body import JsonRoute
@@ -36,6 +36,10 @@ class Templated(Request):
 
 class TokenizeRequest(Templated):
     """`content` is llama.cpp's name, `prompt` vLLM's; each has the other names and defaults of its server."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": [name]} for name in ("content", "prompt", "messages")]}
+    )
 
     model: str | None = None
     content: str | None = None

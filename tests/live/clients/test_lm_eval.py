@@ -1,0 +1,104 @@
+"""lm-eval's local-completions, end to end: its scores are those that the engine gives without a server."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import serving
+
+from bitnet import BitNet
+
+QUESTIONS = [
+    {"question": "The dog ran to the", "choices": [" end", " sea of stars", " x"], "answer": 0},
+    {"question": "One and two are", "choices": [" three", " many", " the rain"], "answer": 1},
+    {"question": "Once upon a time", "choices": [" there was", " and", " qq"], "answer": 2},
+]
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+{more}
+"""
+CHOICE = """
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+target_delimiter: ""
+metric_list: [{metric: acc}]
+"""
+ROLLING = """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{question}}"
+metric_list: [{metric: byte_perplexity}]
+"""
+WRITING = """
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: ""
+generation_kwargs: {until: ["e"], max_gen_toks: 12, temperature: 0}
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.fixture
+def samples(ran: Callable[..., Any], client: serving.Client, tmp_path: Path) -> Callable[[str, str], list[Any]]:
+    """Of a task of one of these kinds: what lm-eval made of each question."""
+
+    def run(name: str, kind: str) -> list[Any]:
+        data = tmp_path / "questions.jsonl"
+        data.write_text("".join(json.dumps(each) + "\n" for each in QUESTIONS))
+        (tmp_path / "tasks").mkdir()
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, data=data, more=kind))
+        server = f"base_url={str(client.base_url).rstrip('/')}/v1/completions,model=tiny,auth_token=sesame"
+        how = "tokenizer_backend=remote,add_bos_token=True,num_concurrent=2,max_length=512"
+        done = ran(
+            "lm_eval", "lm_eval", "run", "--model", "local-completions", "--model_args", f"{server},{how}",
+            "--tasks", name, "--include_path", tmp_path / "tasks", "--output_path", tmp_path / "out", "--log_samples",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        (found,) = (tmp_path / "out").rglob("samples_*.jsonl")
+        lines = [json.loads(line) for line in found.read_text().splitlines()]
+        return sorted(lines, key=lambda line: int(line["doc_id"]))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tiny_gguf: Path) -> Any:
+    with BitNet(tiny_gguf, backend=serving.BACKEND, ctx_size=512) as opened:
+        yield opened
+
+
+def likelihood(model: BitNet, context: str, text: str) -> float:
+    """Of a text after another, in logarithms."""
+    before = len(model.tokenize(context))
+    scores = model.score(context + text)
+    return math.fsum(each.logprob for each in scores[len(scores) - (len(model.tokenize(context + text)) - before) :])
+
+
+def test_choices_are_scored_as_the_engine_scores_them(samples: Callable[..., Any], model: BitNet) -> None:
+    for sample, asked in zip(samples("choosing", CHOICE), QUESTIONS, strict=True):
+        scores = [float(each[0][0]) for each in sample["resps"]]
+        expected = [likelihood(model, asked["question"], choice) for choice in asked["choices"]]
+        assert scores == pytest.approx(expected, abs=1e-3)
+        assert sample["acc"] == float(expected.index(max(expected)) == asked["answer"])
+
+
+def test_whole_texts_are_scored_too(samples: Callable[..., Any], model: BitNet) -> None:
+    for sample, asked in zip(samples("rolling", ROLLING), QUESTIONS, strict=True):
+        (score,) = sample["resps"][0] if isinstance(sample["resps"][0], list) else (sample["resps"][0],)
+        assert float(score) == pytest.approx(likelihood(model, "", asked["question"]), abs=1e-3)
+
+
+def test_what_is_written_ends_where_it_should(samples: Callable[..., Any], model: BitNet) -> None:
+    for sample, asked in zip(samples("writing", WRITING), QUESTIONS, strict=True):
+        expected = model.generate(asked["question"], max_tokens=12, temperature=0, stop=("e",))
+        assert sample["resps"][0][0] == str(expected)
