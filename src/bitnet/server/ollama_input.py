@@ -43,7 +43,7 @@ class Options(Request):
     num_predict: int | None = Field(None, ge=-2, description="tokens to generate at most; below 0: no limit")
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS, fail_fast=True)] | None = None
     # Only where they are off.
-    mirostat: Literal[0] | None = None
+    mirostat: int | None = Field(None, ge=0, le=0)
     tfs_z: float | None = Field(None, ge=1, le=1)
     typical_p: float | None = Field(None, ge=1, le=1)
     # Accepted and ignored.

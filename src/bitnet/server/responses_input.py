@@ -112,7 +112,7 @@ class ResponsesRequest(Request):
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
     truncation: Literal["disabled"] | None = None
-    top_logprobs: Literal[0] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=0)
     metadata: dict[str, Any] | None = None
     # Refused where they are set, by the reasons above.
     previous_response_id: str | None = None

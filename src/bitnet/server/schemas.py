@@ -163,6 +163,12 @@ class UsageBody(BaseModel):
     prompt_tokens_details: CachedTokens
 
 
-def streamed(answer: type[BaseModel], errors: Responses = ERRORS, media_type: str = "text/event-stream") -> Responses:
-    """The responses of a route whose answer may come as a stream, of events unless otherwise said."""
-    return {200: {"model": answer, "content": {media_type: {"schema": {"type": "string"}}}}, **errors}
+EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+FIELDS_OF_EVENT = {"event": {"type": "string"}, "data": {"type": "string"}}
+NAMED_EVENTS = {"text/event-stream": {"schema": {"type": "object", "properties": FIELDS_OF_EVENT}}}
+LINES = {"application/x-ndjson": {"schema": {"type": "string"}}}
+
+
+def streamed(answer: type[BaseModel], errors: Responses = ERRORS, stream: Mapping[str, Any] = EVENTS) -> Responses:
+    """The responses of a route whose answer may come as a stream."""
+    return {200: {"model": answer, "content": dict(stream)}, **errors}

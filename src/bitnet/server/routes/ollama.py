@@ -24,7 +24,7 @@ from bitnet.server.grammar import compiled
 from bitnet.server.logprobs import ChatLogprobs
 from bitnet.server.ollama_input import OLLAMA_ERRORS, Asking, ChatRequest, GenerateRequest, name_of
 from bitnet.server.registry import Served
-from bitnet.server.schemas import streamed
+from bitnet.server.schemas import LINES, streamed
 from bitnet.server.sse import EventStream
 from bitnet.server.tool_calls import Call
 
@@ -55,10 +55,7 @@ class Generated(Counts):
     thinking: str | None = None
 
 
-NDJSON = "application/x-ndjson"
-
-
-@router.post("/api/chat", responses=streamed(Chatted, OLLAMA_ERRORS, NDJSON))
+@router.post("/api/chat", responses=streamed(Chatted, OLLAMA_ERRORS, LINES))
 async def chat(body: ChatRequest, request: HttpRequest) -> Response:
     """Answer a conversation; without messages, load the model."""
     served, loaded = await load(body, request)
@@ -68,7 +65,7 @@ async def chat(body: ChatRequest, request: HttpRequest) -> Response:
     return await answer(Lines(served, talk, loaded, chatted), body, request)
 
 
-@router.post("/api/generate", responses=streamed(Generated, OLLAMA_ERRORS, NDJSON))
+@router.post("/api/generate", responses=streamed(Generated, OLLAMA_ERRORS, LINES))
 async def generate_route(body: GenerateRequest, request: HttpRequest) -> Response:
     """Answer one prompt; without one, load the model."""
     served, loaded = await load(body, request)
@@ -107,7 +104,7 @@ async def answer(lines: Lines, body: Asking, request: HttpRequest) -> Response:
 
 
 class LineStream(EventStream):
-    media_type = NDJSON
+    media_type = "application/x-ndjson"
     ping = None  # there is no line that says nothing
 
     def failure(self, error: ApiError) -> bytes:
