@@ -1,9 +1,10 @@
 # The same few commands here and in CI. Each sets up what it needs in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+FUZZ_SECONDS ?= 60
 CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 
-.PHONY: run test test-all lint bench goldens clean
+.PHONY: run test test-all lint sanitize fuzz bench goldens clean
 .DELETE_ON_ERROR:
 
 run: .venv/built
@@ -21,6 +22,14 @@ lint: .venv/lint
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: .venv/test
+	tools/sanitize.sh
+
+# What reads model files, with bytes that lead where no others have; the corpus stays in build/.
+fuzz: .venv/fuzz
+	$(BIN)/python tests/fuzz/fuzz_model_files.py build/fuzz/corpus -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1
 
 bench: .venv/built
 	$(BIN)/bitnet bench --synthetic 2B-4T
@@ -46,6 +55,10 @@ goldens: .venv/built
 
 .venv/live: .venv/test
 	$(BIN)/pip install -q --group live
+	@touch $@
+
+.venv/fuzz: .venv/test
+	$(BIN)/pip install -q --group fuzz
 	@touch $@
 
 .venv/lint: .venv/test

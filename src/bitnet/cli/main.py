@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("bitnet.cli.run", "Write on after a prompt."),
     "chat": ("bitnet.cli.chat", "Talk with a model."),
     "serve": ("bitnet.cli.serve", "Answer over HTTP, as OpenAI's API does."),
+    "batch": ("bitnet.cli.batch", "Answer a file of requests, in OpenAI's batch format."),
     "embed": ("bitnet.cli.embed", "Turn texts into vectors."),
     "plan": ("bitnet.cli.plan", "Say how much memory a model will take, before it is loaded."),
     "convert": ("bitnet.cli.convert", "Write a model as another file: GGUF or packed safetensors."),
@@ -31,6 +32,7 @@ COMMANDS = {
     "eval": ("bitnet.cli.eval", "Count how often a model picks the right one of several texts."),
     "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
+    "bench serve": ("bitnet.cli.bench_serve", "Put load on a server and measure what its users feel."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),
     "top": ("bitnet.cli.top", "Watch a server in the terminal."),
     "monitor": ("bitnet.cli.monitor", "Watch a server on a dashboard in the browser."),
@@ -48,6 +50,10 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        both = " ".join(args[:2])  # "bench serve" is a command of its own
+        return super().resolve_command(ctx, [both, *args[2:]] if both in COMMANDS else args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:

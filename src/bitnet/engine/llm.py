@@ -305,6 +305,7 @@ class LLM:
             return self._finish(sequence, "stop", token, text.flush())
         shown = text.push(token)
         if text.stopped or complete:
+            sequence.stopped_by = text.matched
             return self._finish(sequence, "stop", token, shown + text.flush())
         full = len(sequence) >= self.ctx_size and not self._slides(sequence)
         if full or len(sequence.output) == params.max_tokens:
@@ -333,6 +334,10 @@ class Text:
     @property
     def stopped(self) -> bool:
         return self._stop.stopped
+
+    @property
+    def matched(self) -> str | None:
+        return self._stop.matched
 
     def push(self, token: int) -> str:
         return self._stop.push(self._decoder.push(token))

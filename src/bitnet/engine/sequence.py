@@ -38,6 +38,7 @@ class Sequence:
     drafted, accepted: guesses at tokens, and those that were right. steps: runs of the model that gave tokens.
     finish_reason: "stop" (end of text, a stop string, or a constraint that is satisfied), "length" (max_tokens or the
     context), "deadline", "abort" or "error", and then `error` says which.
+    stopped_by: the stop string that ended it, if one did.
     deadline: of time.perf_counter(), when it ends wherever it is.
     """
 
@@ -59,6 +60,7 @@ class Sequence:
     miss: str = ""
     status: Status = Status.WAITING
     finish_reason: str = ""
+    stopped_by: str | None = None
     error: BitNetError | None = None
     unread: deque[Any] = field(default_factory=deque)  # outputs that LLM.run has not given to its caller yet
     logprobs: list[TokenLogprob] = field(default_factory=list)

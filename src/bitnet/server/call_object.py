@@ -115,3 +115,9 @@ def decoded(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def as_object(arguments: str) -> dict[str, Any]:
+    """For clients that take no text; of arguments that were cut short nothing can be had."""
+    value = decoded(arguments)
+    return value if isinstance(value, dict) else {}

@@ -15,7 +15,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance.gbnf_to_lark import any_to_lark
 
 from bitnet.engine.constraint import Constraint, Mask
 from bitnet.errors import ParameterError
@@ -33,12 +34,12 @@ LIMITS = LLParserLimits(verbose_errors=False)
 ANY_OBJECT = {"type": "object"}
 NO_THOUGHT = r"/[ \n]{0,4}/"  # between the thoughts and the answer
 
-Grammar = str  # as llguidance reads it: Lark, or JSON that holds several grammars
+Grammar = str  # as llguidance reads it: JSON that holds one in Lark, and those that it refers to
 
 
 def of_schema(schema: Mapping[str, Any], param: str = "schema") -> Grammar:
     """JSON that is valid under the schema."""
-    return f"start: {json_rule(schema, param)}"
+    return lark(f"start: {json_rule(schema, param)}")
 
 
 def json_rule(schema: Mapping[str, Any], param: str) -> str:
@@ -53,15 +54,21 @@ def of_regex(expression: str, param: str = "regex") -> Grammar:
 
 
 def of_choices(choices: Iterable[str], param: str = "choice") -> Grammar:
-    return sized("start: " + " | ".join(map(quoted, choices)), param)
+    return lark(sized("start: " + " | ".join(map(quoted, choices)), param))
 
 
 def of_grammar(source: str, param: str = "grammar") -> Grammar:
     """Lark, or the GBNF of llama.cpp."""
     try:
-        return grammar_from("gbnf", sized(source, param))
-    except (ValueError, RecursionError) as error:
-        raise refusal(param, str(error)) from None
+        return lark(any_to_lark(sized(source, param)))
+    except ApiError:
+        raise
+    except Exception as error:  # any_to_lark raises no class of its own
+        raise refusal(param, f"{error}") from None
+
+
+def lark(source: str) -> Grammar:
+    return json.dumps({"grammars": [{"lark_grammar": source}]})
 
 
 def quoted(text: str) -> str:
@@ -71,10 +78,20 @@ def quoted(text: str) -> str:
 
 def after_thoughts(grammar: Grammar) -> Grammar:
     """The grammar, from the end of the thoughts on that the prompt has begun."""
-    start = f'start: thoughts {NO_THOUGHT} @answer\nthoughts[lazy]: /(.|\\n)*/ "</think>"'
-    inner = json.loads(grammar)["grammars"] if grammar.startswith("{") else [{"lark_grammar": grammar}]
-    answer = {**inner[0], "name": "answer"}
-    return json.dumps({"grammars": [{"lark_grammar": start}, answer, *inner[1:]]})
+    return around(f'thoughts {NO_THOUGHT} @answer\nthoughts[lazy]: /(.|\\n)*/ "</think>"', grammar)
+
+
+def either(rule: str, grammar: Grammar) -> Grammar:
+    """What the rule says, or the grammar. Further rules may stand below the rule."""
+    return around("@answer | " + rule, grammar)
+
+
+def around(rule: str, grammar: Grammar) -> Grammar:
+    """The rule, in which the grammar is called @answer."""
+    first, *others = json.loads(grammar)["grammars"]
+    name = f"answer{len(others)}"  # of which there is none yet
+    outer = {"lark_grammar": "start: " + rule.replace("@answer", f"@{name}")}
+    return json.dumps({"grammars": [outer, {**first, "name": name}, *others]})
 
 
 def sized(source: str, param: str) -> str:
@@ -123,15 +140,16 @@ def check_schema(schema: Mapping[str, Any], param: str) -> None:
     sized(json.dumps(schema), param)
 
 
-def refusal(param: str, reason: str) -> ApiError:
-    return ApiError(400, f"{param} cannot be kept to: {reason}.", param=param, code="invalid_grammar")
+def refusal(param: str | None, reason: str) -> ApiError:
+    name = param or "The schema or grammar"
+    return ApiError(400, f"{name} cannot be kept to: {reason}.", param=param, code="invalid_grammar")
 
 
 POOL = ThreadPoolExecutor(2, "bitnet-grammar")
 waiting = 0
 
 
-async def compiled(grammar: Grammar, tokenizer: Tokenizer, param: str = "grammar") -> Callable[[], Constraint]:
+async def compiled(grammar: Grammar, tokenizer: Tokenizer) -> Callable[[], Constraint]:
     """What makes a constraint for each text. Raises ApiError: 400 for what cannot be kept to, 429 where many wait."""
     global waiting
     if waiting >= MOST_WAITING:
@@ -143,12 +161,12 @@ async def compiled(grammar: Grammar, tokenizer: Tokenizer, param: str = "grammar
     except asyncio.TimeoutError:
         if future.cancel():
             raise busy() from None
-        raise refusal(param, f"compiling it took more than {MAX_SECONDS:g} seconds") from None
+        raise refusal(None, f"compiling it took more than {MAX_SECONDS:g} seconds") from None
     finally:
         future.cancel()
         waiting -= 1
     if matcher.is_error():
-        raise refusal(param, first_lines(matcher))
+        raise refusal(None, first_lines(matcher))
     return lambda: Guided(matcher.deep_copy())
 
 

@@ -139,10 +139,17 @@ class ErrorBody(BaseModel):
     error: ErrorFields
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "The request is at fault."},
-    "5XX": {"model": ErrorBody, "description": "The server is at fault, or cannot serve this now."},
-}
+Responses = dict[int | str, dict[str, Any]]
+
+
+def errors_of(shape: type[BaseModel]) -> Responses:
+    return {
+        "4XX": {"model": shape, "description": "The request is at fault."},
+        "5XX": {"model": shape, "description": "The server is at fault, or cannot serve this now."},
+    }
+
+
+ERRORS = errors_of(ErrorBody)
 
 
 class CachedTokens(BaseModel):
@@ -156,6 +163,6 @@ class UsageBody(BaseModel):
     prompt_tokens_details: CachedTokens
 
 
-def streamed(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route whose answer may come as a stream of events."""
-    return {200: {"model": answer, "content": {"text/event-stream": {"schema": {"type": "string"}}}}, **ERRORS}
+def streamed(answer: type[BaseModel], errors: Responses = ERRORS, media_type: str = "text/event-stream") -> Responses:
+    """The responses of a route whose answer may come as a stream, of events unless otherwise said."""
+    return {200: {"model": answer, "content": {media_type: {"schema": {"type": "string"}}}}, **errors}

@@ -1,5 +1,20 @@
 """One file per group of routes. They translate between a dialect and the engine, and do nothing else."""
 
-from bitnet.server.routes import chat, completions, embeddings, models, page, status, tokens, unsupported
+from bitnet.server.routes import (
+    chat,
+    completions,
+    embeddings,
+    messages,
+    models,
+    ollama,
+    ollama_models,
+    page,
+    responses,
+    status,
+    tokens,
+    unsupported,
+)
 
-ROUTERS = tuple(each.router for each in (chat, completions, embeddings, models, tokens, status, page, unsupported))
+OPENAI = (chat, completions, responses, embeddings, models)
+OTHERS = (messages, ollama, ollama_models, tokens, status, page, unsupported)
+ROUTERS = tuple(module.router for module in (*OPENAI, *OTHERS))

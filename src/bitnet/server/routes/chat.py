@@ -14,14 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from bitnet.server.attend import attended
 from bitnet.server.body import JsonRoute
 from bitnet.server.context import context_of, server_of
-from bitnet.server.conversation import Conversation, converse
+from bitnet.server.conversation import Answer, Conversation, Talk, Thought, converse
+from bitnet.server.conversation import Part as AnswerPart
 from bitnet.server.encoding import JsonResponse
 from bitnet.server.errors import ApiError
-from bitnet.server.generation import Run, told_reason
 from bitnet.server.logprobs import ChatLogprobs
 from bitnet.server.registry import Served
-from bitnet.server.schemas import Sampling, UsageBody, streamed
+from bitnet.server.schemas import UsageBody, streamed
 from bitnet.server.sse import DONE, EventStream, event
+from bitnet.server.structured import Structured
+from bitnet.server.tool_calls import Call
+from bitnet.server.tools import ToolChoice, Tools, openai_tools
 
 router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
 
@@ -35,6 +38,21 @@ class Part(BaseModel):
     text: str | None = None
 
 
+class CalledFunction(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(BaseModel):
     """Further fields reach the chat template."""
 
@@ -42,10 +60,16 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = Field(None, description="what the assistant thought, for templates that show it")
+    reasoning: str | None = None  # another name of the same
 
     def for_template(self) -> dict[str, Any]:
         found = self.model_dump(exclude_none=True)
         found.setdefault("content", None)
+        if self.reasoning is not None:
+            found.setdefault("reasoning_content", found.pop("reasoning"))
         if self.role == "developer":  # OpenAI's newer word, which no template knows
             found["role"] = "system"
         return found
@@ -54,20 +78,18 @@ class Message(BaseModel):
 Messages = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Structured):
     messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1, description="tokens to generate at most")
     max_tokens: int | None = Field(None, ge=1, description="the older name of max_completion_tokens")
     logprobs: bool | None = Field(None, description="also give the log-probability of every token")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="and as many of the likeliest others")
-    response_format: dict[str, Any] | None = None
-    grammar: str | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="further variables of the chat template")
     modalities: list[Literal["text"]] | None = None
     # Accepted and ignored.
-    parallel_tool_calls: Any = None
     reasoning_effort: Any = None
     verbosity: Any = None
     prediction: Any = None
@@ -79,29 +101,20 @@ class ChatRequest(Sampling):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     def conversation(self, served: Served) -> Conversation:
-        refuse_what_is_missing(self)
         most = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         params = self.params(served, most, self.wanted_logprobs)
         messages = [message.for_template() for message in self.messages]
-        return Conversation(served, messages, params, self.n or 1, self.chat_template_kwargs or {})
-
-
-def refuse_what_is_missing(body: ChatRequest) -> None:
-    """Never ignored: an answer that does not keep to what was asked for would pass for one that does."""
-    if body.response_format is not None and body.response_format.get("type") != "text":
-        raise ApiError(400, "This response_format is not supported.", param="response_format")
-    if body.grammar is not None:
-        raise ApiError(400, "Grammars are not supported.", param="grammar")
-    if body.tools and body.tool_choice != "none":
-        raise ApiError(400, "Tools are not supported.", param="tools")
-    if not body.tools and body.tool_choice not in (None, "none", "auto"):
-        raise ApiError(400, "tool_choice needs tools.", param="tool_choice")
+        tools = openai_tools(self.tools or [], self.tool_choice, self.parallel_tool_calls)
+        variables = self.chat_template_kwargs or {}
+        return Conversation(served, messages, params, self.n or 1, variables, self.wanted_grammar, tools)
 
 
 class AnswerMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class Choice(BaseModel):
@@ -126,28 +139,30 @@ async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
     """Answer a conversation."""
     context = context_of(request)
     served = await attended(request, server_of(request).registry.get(body.model))
-    run = await attended(request, converse(body.conversation(served), context))
+    talk = await attended(request, converse(body.conversation(served), context))
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": served.name}
     if body.stream:
-        return EventStream(context, request.url.path, chunks(run, head, body), run.close)
-    return JsonResponse(await attended(request, completion(run, head)))
+        return EventStream(context, request.url.path, chunks(talk, head, body), talk.close)
+    return JsonResponse(await attended(request, completion(talk, head)))
 
 
-async def completion(run: Run, head: dict[str, Any]) -> dict[str, Any]:
-    texts, reasons, logprobs = gather(run)
-    async for piece in run:
-        texts[piece.index].append(piece.text)
-        reasons[piece.index] = piece.finish_reason or ""
-        logprobs[piece.index][1].extend(logprobs[piece.index][0].push(piece))
+async def completion(talk: Talk, head: dict[str, Any]) -> dict[str, Any]:
+    run = talk.run
+    count, tokenizer = len(run.sequences), run.request.served.model.tokenizer
+    answers, logprobs = [Answer() for _ in range(count)], [ChatLogprobs(tokenizer) for _ in range(count)]
+    entries: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+    async for said in talk:
+        answers[said.index].add(said)
+        entries[said.index] += logprobs[said.index].push(said.piece)
     wanted = run.request.params.logprobs is not None
     choices = [
         {
             "index": i,
-            "message": {"role": "assistant", "content": "".join(text), "refusal": None},
-            "logprobs": {"content": logprobs[i][1], "refusal": None} if wanted else None,
-            "finish_reason": told_reason(reasons[i]),
+            "message": message(answer),
+            "logprobs": {"content": entries[i], "refusal": None} if wanted else None,
+            "finish_reason": answer.reason,
         }
-        for i, text in enumerate(texts)
+        for i, answer in enumerate(answers)
     ]
     return {
         **head,
@@ -158,14 +173,33 @@ async def completion(run: Run, head: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def gather(run: Run) -> tuple[list[list[str]], list[str], list[tuple[ChatLogprobs, list[dict[str, Any]]]]]:
-    """Room for the texts, the reasons and the log-probabilities of every choice."""
-    count, tokenizer = len(run.sequences), run.request.served.model.tokenizer
-    return [[] for _ in range(count)], [""] * count, [(ChatLogprobs(tokenizer), []) for _ in range(count)]
+def message(answer: Answer) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if answer.thoughts:
+        found["reasoning_content"] = answer.thoughts
+    if answer.calls:
+        found["content"] = answer.text or None
+        found["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": "".join(arguments)}}
+            for call, arguments in answer.calls
+        ]
+    return found
 
 
-async def chunks(run: Run, head: dict[str, Any], body: ChatRequest) -> AsyncIterator[bytes]:
+def delta(part: AnswerPart) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"content": part}
+    if isinstance(part, Thought):
+        return {"reasoning_content": part.text}
+    if isinstance(part, Call):
+        function = {"name": part.name, "arguments": ""}
+        return {"tool_calls": [{"index": part.index, "id": part.id, "type": "function", "function": function}]}
+    return {"tool_calls": [{"index": part.index, "function": {"arguments": part.text}}]}
+
+
+async def chunks(talk: Talk, head: dict[str, Any], body: ChatRequest) -> AsyncIterator[bytes]:
     """The role first, then text, then a chunk without any for the reason, and at last the usage where it is wanted."""
+    run = talk.run
     head = {**head, "object": "chat.completion.chunk"}
     usage: dict[str, Any] = {"usage": None} if body.include_usage else {}
     tokenizer = run.request.served.model.tokenizer
@@ -178,16 +212,16 @@ async def chunks(run: Run, head: dict[str, Any], body: ChatRequest) -> AsyncIter
     for index in range(len(run.sequences)):
         yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
     unfinished = len(run.sequences)
-    async for piece in run:
-        if piece.finish_reason is not None:
+    async for said in talk:
+        entries = logprobs[said.index].push(said.piece) if logprobs else []
+        for part in said.parts or [""] * bool(entries):
+            shown = {"content": entries, "refusal": None} if logprobs else None
+            yield chunk(said.index, delta(part), logprobs=shown)
+            entries = []
+        if said.reason is not None:
             unfinished -= 1
             more = {} if unfinished or body.include_usage else {"timings": run.timings()}
-            yield chunk(piece.index, {}, told_reason(piece.finish_reason), **more)
-            continue
-        entries = logprobs[piece.index].push(piece) if logprobs else []
-        if piece.text or entries:
-            shown = {"content": entries, "refusal": None} if logprobs else None
-            yield chunk(piece.index, {"content": piece.text}, logprobs=shown)
+            yield chunk(said.index, {}, said.reason, **more)
     if body.include_usage:
         yield event({**head, "choices": [], "usage": run.usage().openai(), "timings": run.timings()})
     yield DONE

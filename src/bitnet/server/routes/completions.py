@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
@@ -18,17 +19,19 @@ from bitnet.server.context import Context, context_of, server_of
 from bitnet.server.encoding import JsonResponse
 from bitnet.server.errors import ApiError
 from bitnet.server.generation import Generation, Piece, Run, generate, told_reason
+from bitnet.server.grammar import compiled
 from bitnet.server.logprobs import LegacyLogprobs
 from bitnet.server.registry import Served
-from bitnet.server.schemas import MOST_PROMPTS, Prompts, Sampling, UsageBody, streamed
+from bitnet.server.schemas import MOST_PROMPTS, Prompts, UsageBody, streamed
 from bitnet.server.sse import DONE, EventStream, event
+from bitnet.server.structured import Structured
 from bitnet.tokenizer import StreamDecoder
 
 router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
 DEFAULT_TOKENS = 16  # as OpenAI has it
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(Structured):
     prompt: Prompts
     max_tokens: int | None = Field(None, ge=0, description="tokens to generate at most; absent: 16")
     logprobs: int | None = Field(None, ge=0, le=20, description="log-probabilities of this many likeliest tokens")
@@ -91,7 +94,9 @@ async def start(body: CompletionRequest, served: Served, context: Context) -> Ru
     with served.in_use():
         add, parse = body.add_special_tokens is not False, bool(body.parse_special)
         prompts = await asyncio.to_thread(token_ids, served, body.prompt, add, parse)
-    return await generate(body.generation(served, prompts), context)
+        grammar = await asyncio.to_thread(body.wanted_grammar)
+        constraint = None if grammar is None else await compiled(grammar, served.model.tokenizer)
+    return await generate(replace(body.generation(served, prompts), constraint=constraint), context)
 
 
 def token_ids(served: Served, prompt: Any, add_special: bool = True, parse_special: bool = False) -> list[list[int]]:

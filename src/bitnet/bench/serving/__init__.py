@@ -1,0 +1,1 @@
+"""Load for a server that speaks as OpenAI's does, over HTTP, and what its users feel of it."""
