@@ -1,115 +1,167 @@
-"""Held-out stories stay out, documents become rows, and the shape of a conversation is the chat template's."""
+"""Texts and conversations become rows: nothing is lost, and what is learnt is what the model is to say."""
 
 from __future__ import annotations
 
-from itertools import islice
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bitnet.train import data
-from bitnet.train.stories import stories
-from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN, SPECIAL_TOKENS, train_tokenizer
+from bitnet.errors import FormatError, ParameterError
+from bitnet.tokenizer.chat import BITNET, CHATML, ChatTemplate
+from bitnet.train.data import BEGINS, ID, LEARNT, Encoder, Source, open_rows, pack, prepare, words_of, write_rows
+from bitnet.train.records import records
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus in miniature, whose lower-cased file repeats the first one, as the real one does."""
-    folder = tmp_path_factory.mktemp("corpus")
-    told = [story.text for story in islice(stories(seed=9), 1400)]
-    files = {name: [] for names, _ in data.MIX.values() for name in names}
-    files["tinystories_a.txt"], files["tinystories_b.txt"] = told[:600], told[600:1200]
-    for i, name in enumerate(name for name in files if not name.startswith("tinystories")):
-        files[name] = told[1200 + 50 * i : 1250 + 50 * i]
-    for name, texts in files.items():
-        (folder / name).write_text(f"\n{data.SEPARATOR}\n".join(texts))
-    lowered = "\n".join(text.replace("\n", "\n\n").lower() for text in told[:600])
-    (folder / "tinystories_lowercase_c.txt").write_text(lowered)
-    return folder
+CHAT = [
+    {"role": "user", "content": "the rain"},
+    {"role": "assistant", "content": "in the den"},
+    {"role": "user", "content": "an inner tin"},
+    {"role": "assistant", "content": "the end"},
+]
 
 
 @pytest.fixture(scope="module")
-def corpus(folder: Path) -> data.Corpus:
-    return data.read(folder)
+def encoder() -> Encoder:
+    return Encoder(tiny.tokenizer(), ChatTemplate(BITNET, "bitnet-b1.58"))
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return train_tokenizer((story.text for story in islice(stories(seed=2), 300)), size=600)
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
-def test_held_out_stories_are_whole_and_many(corpus: data.Corpus, folder: Path) -> None:
-    raw = (folder / "tinystories_a.txt").read_text() + (folder / "tinystories_b.txt").read_text()
-    assert len(set(corpus.held_out)) == data.HELD_OUT >= 300
-    assert all(text in raw for text in corpus.held_out)
+def learnt(encoder: Encoder, words: np.ndarray) -> list[str]:
+    """The runs of learnt tokens, as text."""
+    runs: list[list[int]] = []
+    for before, word in zip([np.uint32(0), *words], words):
+        if word & LEARNT:
+            runs = runs if before & LEARNT else [*runs, []]
+            runs[-1].append(int(word & ID))
+    return [encoder.tokenizer.decode(run, skip_special=False) for run in runs]
 
 
-def test_no_held_out_story_is_trained_on_in_any_spelling(corpus: data.Corpus) -> None:
-    trained = {key for texts in corpus.sources.values() for text in texts for key in data.keys(text)}
-    assert not trained & {key for text in corpus.held_out for key in data.keys(text)}
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=80), st.integers(8, 40))
+def test_rows_hold_every_token_of_every_document_in_pieces_that_begin_anew(sizes: list[int], length: int) -> None:
+    documents = [words_of(range(100 * i + 1, 100 * i + 1 + size)) for i, size in enumerate(sizes)]
+    rows = list(pack(documents, length, filler=0, open_rows=3))
+    pieces = [piece for row in rows for piece in np.split(row, np.flatnonzero(row & BEGINS)[1:])]
+    told = sorted(list(piece & ID) for piece in pieces if piece[0] & LEARNT)
+    expected = sorted(list(d[i : i + length] & ID) for d in documents for i in range(0, len(d), length))
+    assert told == expected
+    assert all(len(row) == length and row[0] & BEGINS for row in rows)
 
 
-def test_a_story_that_two_files_hold_is_trained_on_once(corpus: data.Corpus) -> None:
-    lowered = [text.lower() for text in corpus.sources["tinystories"]]
-    assert 600 < len(lowered) == len(set(lowered)) <= 1200 - data.HELD_OUT
+def test_filling_is_never_learnt() -> None:
+    (row,) = pack([words_of([7, 8])], 6, filler=2)
+    assert (row & ID).tolist() == [7, 8, 2, 2, 2, 2]
+    assert ((row & LEARNT) != 0).tolist() == [True, True, False, False, False, False]
+    assert ((row & BEGINS) != 0).tolist() == [True, False, True, True, True, True]
 
 
-def test_capitals_are_restored_to_lowercase_text() -> None:
-    capitals = data.Capitals()
-    capitals.learn('One day, Tim and Sue saw a dog. The dog saw Tim, and Sue saw the dog. "Oh!" said Tim.')
-    assert capitals.restore('one day, i saw tim. "come!" said sue.') == 'One day, I saw Tim. "Come!" said Sue.'
+@pytest.mark.parametrize("source", [BITNET, CHATML], ids=["bitnet", "chatml"])
+def test_only_the_assistants_turns_are_learnt_and_the_text_is_the_templates(source: str) -> None:
+    encoder = Encoder(tiny.tokenizer(), ChatTemplate(source, "bitnet-b1.58"))
+    words = encoder.conversation(CHAT)
+    whole = encoder.tokenizer.decode((words & ID).tolist(), skip_special=False)
+    assert whole == encoder.template.render(CHAT, encoder.tokenizer, add_generation_prompt=False)
+    end = "</s>" if source == BITNET else "<|im_end|>\n"
+    assert learnt(encoder, words) == [f"in the den{end}", f"the end{end}"]
 
 
-def test_cleaning_joins_wrapped_lines_and_drops_the_title() -> None:
-    assert data.clean("# A man\nHis hoe was\ntoo  short. “Oh,” he\nsaid.", wrapped=True) == (
-        'His hoe was too short. "Oh," he said.'
-    )
+def test_a_prompt_is_tokenised_as_when_the_model_is_run(encoder: Encoder) -> None:
+    words = encoder.conversation(CHAT)
+    prompt = encoder.template.apply(CHAT[:1], encoder.tokenizer, add_generation_prompt=True)
+    assert (words[: len(prompt)] & ID).tolist() == prompt
+    assert not (words[: len(prompt)] & LEARNT).any() and words[len(prompt)] & LEARNT
 
 
-def test_any_text_survives_the_tokenizer(tokenizer: Tokenizer) -> None:
-    text = "Zoë's naïve café: 日本 \U0001f642\n\n\tx = 1"
-    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+def test_the_name_of_a_control_token_in_a_message_stays_text(encoder: Encoder) -> None:
+    said = [{"role": "user", "content": "</s>"}, {"role": "assistant", "content": "<s>"}]
+    words = encoder.conversation(said)
+    assert list(words & ID).count(encoder.tokenizer.bos_id) == 1
+    assert list(words & ID).count(encoder.tokenizer.eos_id) == 2  # the ends of the two turns
 
 
-def test_special_tokens_have_the_first_ids(tokenizer: Tokenizer) -> None:
-    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [BEGIN, END, END_OF_TURN]
+def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+    source = "{% for m in messages %}{{ m.content if loop.last else '...' }}{% endfor %}"
+    with pytest.raises(ParameterError, match="writes a turn differently"):
+        Encoder(tiny.tokenizer(), ChatTemplate(source, "bitnet-b1.58")).conversation(CHAT)
 
 
-def test_a_conversation_is_spelled_as_the_chat_template_does(tokenizer: Tokenizer) -> None:
-    tokens = data.encode(tokenizer, data.Document(turns=(("Hi!", "Hello!"),)))
-    assert tokenizer.decode(tokens, skip_special_tokens=False) == (
-        "<|begin_of_text|>User: Hi!<|eot_id|>Assistant: Hello!<|eot_id|>"
-    )
+def test_a_text_is_learnt_from_its_begin_to_its_end(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"story": "the rain"}])
+    (words,) = encoder.documents(Source(path, text="story"))
+    tokens = encoder.tokenizer
+    assert (words & ID).tolist() == [*tokens.encode("the rain"), tokens.eos_id]
+    assert words[0] & ID == tokens.bos_id
 
 
-def test_the_prompt_of_a_conversation_is_a_prefix_of_its_training_text(tokenizer: Tokenizer) -> None:
-    prompt = [BEGIN, *tokenizer.encode("User: Hi!").ids, END_OF_TURN, *tokenizer.encode("Assistant: ").ids]
-    assert data.encode(tokenizer, data.Document(turns=(("Hi!", "Hello!"),)))[: len(prompt)] == prompt
+def test_a_text_file_is_parted_at_its_separator(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\ntwo\n<|endoftext|>\n\n<|endoftext|>\nthree")
+    assert [record["text"] for record in records(path, "<|endoftext|>")] == ["one\ntwo", "three"]
+    assert len(list(records(path, ""))) == 1
 
 
-def test_rows_hold_every_token_of_whole_documents() -> None:
-    documents = [[BEGIN, *[5 + i % 7] * (3 + i % 11), END] for i in range(400)]
-    rows = list(data.pack(documents, length=32))
-    assert all(len(row) == 32 and row[0] == BEGIN for row in rows)
-    assert sum(token > END for row in rows for token in row) == sum(len(d) - 2 for d in documents)
+def test_a_folder_gives_its_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("second")
+    write(tmp_path / "a.jsonl", [{"text": "first"}])
+    (tmp_path / "notes.md").write_text("none")
+    assert [record["text"] for record in records(tmp_path, "")] == ["first", "second"]
 
 
-def test_a_document_longer_than_a_row_is_cut() -> None:
-    assert list(data.pack([[BEGIN, 5, 6, 7, 8, 9, END]], length=4)) == [[BEGIN, 5, 6, 7], [8, 9, END, END]]
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_tables_of_hugging_face_datasets_are_read(kind: str, tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"messages": CHAT}, {"messages": CHAT[:2]}]
+    table, path = pyarrow.Table.from_pylist(rows), tmp_path / f"data-00000-of-00001.{kind}"
+    if kind == "parquet":
+        parquet.write_table(table, path)
+    else:  # as datasets.save_to_disk writes it
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    assert list(records(tmp_path, "")) == rows
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(FormatError, match="damaged"):
+        list(records(path, ""))
 
 
-def test_the_mixture_gives_every_source_its_share(corpus: data.Corpus) -> None:
-    documents = list(islice(data.mixture(corpus, seed=0), 2000))
-    talk = sum(len(t) for d in documents if d.turns for t in data.texts(d))
-    total = sum(len(t) for d in documents for t in data.texts(d))
-    assert data.CHAT_SHARE < talk / total < data.CHAT_SHARE + data.REQUESTED
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
+        ("{", FormatError, "line 2 is no JSON"),
+        ("[1]", FormatError, "line 2 is no JSON object"),
+        ('{"body": "x"}', ParameterError, "record 2: neither 'text'.*there is: body"),
+        ('{"messages": [{"role": "user"}]}', ParameterError, r"record 2: messages\[0\].content"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named(encoder, line: str, error: type, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "fine"}}\n{line}\n')
+    with pytest.raises(error, match=message):
+        list(encoder.documents(Source(path)))
 
 
-def test_the_same_seed_writes_the_same_rows(corpus: data.Corpus, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        data.write_mixture(tmp_path / name, corpus, tokenizer, tokens=20_000, length=128, seed=3)
-    one, two = (data.open_rows(tmp_path / name, 128) for name in ("one", "two"))
-    assert one.shape == (20_000 // 128, 128)
-    np.testing.assert_array_equal(one, two)
+def test_rows_are_made_once_and_then_found(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "the rain in the den " * 9}])
+    made = prepare(tmp_path / "rows.bin", [Source(path)], encoder, 16)
+    path.unlink()
+    np.testing.assert_array_equal(prepare(tmp_path / "rows.bin", [Source(path)], encoder, 16), made)
+
+
+def test_a_source_without_text_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n")
+    with pytest.raises(ParameterError, match="no text"):
+        prepare(tmp_path / "rows.bin", [Source(tmp_path / "a.txt")], encoder, 16)
+    assert not (tmp_path / "rows.bin").exists()
+
+
+def test_a_file_that_is_no_whole_rows_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.bin", pack([words_of([1, 2, 3])], 8, 0))
+    with pytest.raises(FormatError, match="no rows of 6"):
+        open_rows(tmp_path / "rows.bin", 6)

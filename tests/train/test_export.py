@@ -1,76 +1,82 @@
-"""What was trained is what is deployed: the exported files give the training forward's logits."""
+"""What was trained is what is deployed: the exported files have the trainer's loss on held-out text."""
 
 from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 torch = pytest.importorskip("torch", reason="training needs the train extra: pip install bitnet[train]")
 
-from bitnet.backends.base import Step
-from bitnet.backends.reference import Reference
-from bitnet.backends.torch import Packed, TorchOps
 from bitnet.formats import open as open_checkpoint
-from bitnet.models import bitnet, load
-from bitnet.models.decoder import Config
 from bitnet.tokenizer import Tokenizer
-from bitnet.train import checkpoint, data
-from bitnet.train.export import write_folder, write_gguf_file
-from bitnet.train.parameters import Parameters, TrainStep, document_mask
+from bitnet.train import builtin, corpus
+from bitnet.train.batches import Rows
+from bitnet.train.data import ID
+from bitnet.train.export import TOKENIZER, export
+from bitnet.train.model import TernaryLM
 from bitnet.train.stories import stories
-from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN, train_tokenizer
+from bitnet.train.trainer import HeldOut, Plan, Trainer
+from bitnet.train.vocabulary import END, END_OF_TURN, train_tokenizer
 
-CONFIG = Config(
-    hidden_size=256,
-    intermediate_size=256,
-    num_hidden_layers=1,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=64,
-    vocab_size=512,
-    max_position_embeddings=32,
-    hidden_act="relu2",
-)
-IDS = [BEGIN, *range(40, 52)]
+LENGTH = 48
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows, float]:
+    """A run of the built-in recipe in miniature, its held-out rows and its loss on them."""
     out = tmp_path_factory.mktemp("run")
-    train_tokenizer((s.text for s in islice(stories(0), 200)), CONFIG.vocab_size).save(str(out / "tokenizer.json"))
-    checkpoint.save(out / "checkpoint.pt", CONFIG, Parameters(CONFIG, seed=3))
-    return out
+    documents = [corpus.Document(story.text) for story in islice(stories(0), 60)]
+    tokenizer = train_tokenizer((document.text for document in documents), 512)
+    builtin.write_tokenizer(tokenizer, out / TOKENIZER)
+    rows = np.stack(list(corpus.rows(documents, tokenizer, LENGTH)))
+    held_out = Rows(rows[:12])
+    model = TernaryLM({**builtin.DESCRIPTION, **SMALL, "vocab_size": 512}, dtype=torch.float32)
+    trainer = Trainer(model, Rows(rows[12:]), Plan(out, steps=12, rows=4), held_out=HeldOut(held_out, 12))
+    trainer.run()
+    return out, held_out, trainer.evaluate()["held_out"]
 
 
-def trained_logits(out: Path) -> np.ndarray:
-    config, parameters = checkpoint.load(out / "checkpoint.pt")
-    ids = torch.tensor([IDS])
-    step = TrainStep(ids[0], torch.arange(len(IDS)))
-    ops = TorchOps(torch.float32, len(IDS), config.rope)
-    with torch.no_grad():
-        return bitnet.Model(config, parameters.refresh(torch.float32), ops)(step, Packed(1, document_mask(ids))).numpy()
+def engine_loss(path: Path, held_out: Rows) -> float:
+    """Nats per target, each document of the rows by itself, its keys and values cached in float32."""
+    model, nats = tiny.load(path, "cpu"), []
+    batch = held_out.take(0, 12)
+    for ids, documents, targets in zip(batch["ids"], batch["documents"], batch["targets"]):
+        for number in documents.unique():
+            own = documents == number
+            logits = tiny.logits(model, ids[own].tolist()).astype(np.float64)
+            for row, target in zip(logits, targets[own].tolist()):
+                if target >= 0:
+                    nats.append(np.logaddexp.reduce(row) - row[target])
+    return float(np.mean(nats))
 
 
-@pytest.mark.parametrize(("write", "name"), [(write_folder, "stories"), (write_gguf_file, "stories.gguf")])
-def test_the_exported_model_gives_the_trained_logits(write, name: str, out: Path, tmp_path: Path) -> None:
-    write(out, tmp_path / name)
-    with open_checkpoint(tmp_path / name) as opened:
-        model = load(opened, Reference())
-        logits = model(Step.whole(IDS), model.ops.new_cache(1, 1, 2, 64, "f32"))
-    # The embedding is stored as float16. A single activation that rounds the other way is seen at about 0.05.
-    np.testing.assert_allclose(logits, trained_logits(out), atol=0.1)
-    assert np.abs(logits - trained_logits(out)).mean() < 0.03
+@pytest.mark.parametrize(
+    "options", [{"gguf": Path("a.gguf")}, {"folder": Path("a")}, {"gguf": Path("a.gguf"), "embeddings": "f32"}], ids=str
+)
+def test_the_exported_model_has_the_trainers_loss(options: dict[str, Any], run: Any, tmp_path: Path) -> None:
+    out, held_out, loss = run
+    placed = {name: tmp_path / value if isinstance(value, Path) else value for name, value in options.items()}
+    notes = export(out, **placed)
+    assert engine_loss(next(v for v in placed.values() if isinstance(v, Path)), held_out) == pytest.approx(
+        loss, abs=1e-3
+    )
+    assert bool(notes) == ("embeddings" not in options)  # float16 embeddings are said
 
 
-def test_the_exported_tokenizer_has_the_trained_ids_and_ends(out: Path, tmp_path: Path) -> None:
-    write_gguf_file(out, tmp_path / "stories.gguf")
+def test_the_exported_tokenizer_has_the_trained_ids_and_ends(run: Any, tmp_path: Path) -> None:
+    out, held_out, _ = run
+    export(out, gguf=tmp_path / "stories.gguf")
     with open_checkpoint(tmp_path / "stories.gguf") as opened:
         tokenizer = Tokenizer.from_checkpoint(opened)
         assert opened.metadata["tokenizer.ggml.pre"] == "llama-bpe"
-    trained = data.Tokenizer.from_file(str(out / "tokenizer.json"))
     text = 'Once upon a time, there was a dog named Spot.\n"Hi!" said Zoë\'s cat.'
-    assert tokenizer.encode(text) == [BEGIN, *trained.encode(text).ids]
+    trained = Tokenizer.from_folder(out / TOKENIZER)
+    assert tokenizer.encode(text) == trained.encode(text)
     assert {END, END_OF_TURN} <= set(tokenizer.eos_ids)
+    assert tokenizer.decode((held_out.words[0] & ID).tolist()) == trained.decode((held_out.words[0] & ID).tolist())

@@ -1,47 +1,30 @@
-"""A run learns, resumes where it was killed, ends when asked to, and its model runs the same when deployed."""
+"""A run learns, resumes where it was killed, shares its work, and ends when asked to."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the train extra: pip install bitnet[train]")
 
-from bitnet.models.decoder import Config
+import training_run
+from training_run import trainer
+
+from bitnet.errors import FormatError, ParameterError
+from bitnet.train import checkpoint
 from bitnet.train import trainer as training
-from bitnet.train.optimizer import Schedule, orthogonalize
-from bitnet.train.parameters import document_mask, targets_of
-from bitnet.train.trainer import Plan, Trainer, TrainingDiverged
-from bitnet.train.vocabulary import BEGIN, END
-
-CONFIG = Config(
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=16,
-    vocab_size=64,
-    max_position_embeddings=16,
-    hidden_act="relu2",
-)
-
-
-def rows(count: int, seed: int) -> np.ndarray:
-    """Windows that count upwards from a random number: easy to learn."""
-    first = np.random.default_rng(seed).integers(3, 48, (count, 1))
-    counted = first + np.arange(16)[None]
-    counted[:, 0] = BEGIN
-    return counted.astype(np.uint16)
-
-
-def trainer(out: Path, steps: int = 12, **plan: object) -> Trainer:
-    settings = Plan(out, rows=4, steps=steps, compile=False, log_every=1, save_every=1e9, evaluate_every=1e9)
-    return Trainer(CONFIG, rows(256, 0), (rows(8, 1), 8 * 15), replace(settings, **plan))  # type: ignore[arg-type]
+from bitnet.train.optimizer import Optimizers, Rates, orthogonalize
+from bitnet.train.schedule import Schedule
+from bitnet.train.trainer import Plan, TrainingDiverged
 
 
 def losses(out: Path) -> dict[int, float]:
@@ -49,45 +32,126 @@ def losses(out: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def never_finite(weights: dict, *_: object) -> torch.Tensor:
-    return torch.nan * sum(getattr(weight, "codes", weight).sum() for weight in weights.values())
+def parameters(run: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in run.module.named_parameters()}
+
+
+def trained_parameters(out: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.latest(out)["model"]
+
+
+def start(out: Path, steps: int, *settings: str, **environment: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, training_run.__file__, str(out), str(steps), *settings]
+    quiet = {"OMP_NUM_THREADS": "1", **os.environ, **environment}
+    return subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL)
+
+
+def wait_for(condition: Any, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    trainer(tmp_path, steps=60).run()
-    assert losses(tmp_path)[60] < 0.7 * losses(tmp_path)[1]
+    assert trainer(tmp_path, steps=60).run()
+    found = losses(tmp_path)
+    assert found[60] < 0.6 * found[1]
+    final = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert final["final"] and final["held_out"] < 0.7 * found[1]
 
 
-def test_a_killed_run_resumes_with_identical_losses(tmp_path: Path) -> None:
-    trainer(tmp_path / "whole").run()
-    killed = trainer(tmp_path / "killed")
-    killed.plan.out.mkdir()
-    for _ in range(5):
-        killed.train_step()
-    killed.save()
-    killed.train_step()  # lost
-    trainer(tmp_path / "killed").run()
-    whole = losses(tmp_path / "whole")
-    assert losses(tmp_path / "killed") == {step: loss for step, loss in whole.items() if step > 5}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 100 steps that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    trainer(out, steps=100, rows=4).run()
+    return out
+
+
+@pytest.mark.parametrize(("number", "save_every"), [(signal.SIGKILL, 0), (signal.SIGTERM, 1e9)])
+def test_a_run_that_was_ended_goes_on_with_the_identical_curve(
+    number: signal.Signals, save_every: float, whole: Path, tmp_path: Path
+) -> None:
+    process = start(tmp_path, 100, f"save_every={save_every}", "rows=4")
+    wait_for(lambda: checkpoint.found(tmp_path) if number == signal.SIGKILL else (tmp_path / "metrics.jsonl").exists())
+    process.send_signal(number)
+    assert process.wait(60) == (-signal.SIGKILL if number == signal.SIGKILL else 3)
+    assert 0 < int(checkpoint.found(tmp_path)[-1].stem[-8:]) < 100
+    assert start(tmp_path, 100, "save_every=1e9", "rows=4").wait(120) == 0
+    assert losses(tmp_path) == losses(whole)
+    there, here = trained_parameters(whole), trained_parameters(tmp_path)
+    assert all(torch.equal(there[name], here[name]) for name in there)
+
+
+def test_two_processes_train_what_one_trains_with_the_same_rows(tmp_path: Path) -> None:
+    # AdamW: Muon's Newton-Schulz in bf16 amplifies the last bits of a sum.
+    trainer(tmp_path / "one", steps=5, rates=Rates("adamw")).run()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [start(tmp_path / "two", 5, "adamw=1", RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in (0, 1)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert all(one[step] == pytest.approx(two[step], abs=1e-4) for step in one)
+    for name, value in trained_parameters(tmp_path / "one").items():
+        torch.testing.assert_close(trained_parameters(tmp_path / "two")[name], value, rtol=0, atol=2e-4, msg=name)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 4])
+def test_parts_of_a_step_add_up_to_the_whole(rows_at_once: int, tmp_path: Path) -> None:
+    whole, parts = trainer(tmp_path / "whole"), trainer(tmp_path / "parts", rows_at_once=rows_at_once)
+    for run in (whole, parts):
+        run.module.zero_grad = lambda set_to_none=True: None
+    assert whole.train_step() == pytest.approx(parts.train_step(), abs=1e-5)
+    for a, b in zip(whole.module.parameters(), parts.module.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
 
 
 def test_a_step_without_a_finite_loss_changes_nothing(tmp_path: Path) -> None:
     run = trainer(tmp_path)
-    before = {name: master.clone() for name, master in run.parameters.masters.items()}
-    run.forward = lambda weights, *_: (
-        sum(w.codes.sum() if hasattr(w, "codes") else w.sum() for w in weights.values()) * torch.nan
-    )
+    before = parameters(run)
+    run.loss = lambda batch: sum(p.sum() for p in run.module.parameters()) * torch.nan
     run.train_step()
-    assert all(torch.equal(before[name], master) for name, master in run.parameters.masters.items())
+    assert all(torch.equal(before[name], parameter) for name, parameter in parameters(run).items())
+    assert (run.step, run.position, run.skipped) == (1, 8, 1)
+
+
+def test_a_run_without_a_finite_loss_goes_back_and_skips_the_rows(tmp_path: Path) -> None:
+    run = trainer(tmp_path, steps=40, patience=3)
+    run.plan.out.mkdir(exist_ok=True)
+    for _ in range(5):
+        run.train_step()
+    run.save()
+    good, sound = parameters(run), run.loss
+    run.loss = lambda batch: sum(p.sum() for p in run.module.parameters()) * torch.nan
+    for _ in range(4):
+        run.train_step()
+    assert (run.step, run.rollbacks, run.position) == (5, 1, 9 * 8)
+    assert all(torch.equal(good[name], parameter) for name, parameter in parameters(run).items())
+    run.loss = sound
+    assert run.train_step() < 10
 
 
 def test_a_run_that_stays_without_a_finite_loss_stops(tmp_path: Path) -> None:
-    run = trainer(tmp_path, steps=40)
-    run.forward = lambda weights, *_: (
-        sum(w.codes.sum() if hasattr(w, "codes") else w.sum() for w in weights.values()) * torch.nan
-    )
-    with pytest.raises(TrainingDiverged, match="No finite loss"):
+    run = trainer(tmp_path, steps=80, patience=2)
+    run.loss = lambda batch: sum(p.sum() for p in run.module.parameters()) * torch.nan
+    with pytest.raises(TrainingDiverged, match="No finite loss in the last 3 steps"):
         run.run()
+
+
+def test_only_the_last_checkpoints_stay_and_a_torn_one_is_named(tmp_path: Path) -> None:
+    run = trainer(tmp_path, keep=2)
+    for _ in range(4):
+        run.train_step()
+        run.save()
+    assert [path.stem for path in checkpoint.found(tmp_path)] == ["checkpoint-00000003", "checkpoint-00000004"]
+    last = checkpoint.found(tmp_path)[-1]
+    last.write_bytes(last.read_bytes()[:500])
+    with pytest.raises(FormatError, match="checkpoint-00000004.pt is no checkpoint"):
+        trainer(tmp_path).resume()
 
 
 def test_a_request_to_finish_starts_the_final_decay(tmp_path: Path) -> None:
@@ -101,20 +165,40 @@ def test_a_request_to_finish_starts_the_final_decay(tmp_path: Path) -> None:
     assert not (tmp_path / training.FINISH).exists()
 
 
-def test_the_rate_rises_holds_and_falls_to_zero() -> None:
-    schedule = Schedule.over(1000)
-    assert schedule.rate(0) < 0.1
-    assert schedule.rate(300) == 1
-    assert schedule.rate(750) == pytest.approx(0.5)
-    assert schedule.rate(1000) == 0
+def test_a_plan_has_one_bound(tmp_path: Path) -> None:
+    for bounds in ({}, {"minutes": 1.0, "steps": 3}):
+        with pytest.raises(ParameterError, match="minutes or by steps"):
+            Plan(tmp_path, **bounds)
+
+
+def test_the_trapezoid_rises_holds_and_falls_to_zero() -> None:
+    schedule = Schedule(1000)
+    assert [round(schedule.rate(clock), 2) for clock in (0, 300, 750, 1000)] == [0.06, 1, 0.5, 0]
+    assert [schedule.decay(clock) for clock in (0, 499, 501)] == [1, 1, 0]
+
+
+def test_two_stages_are_those_of_the_report() -> None:
+    schedule = Schedule(1000, "two-stage", rise=0)
+    peaks = [1.5e-3 * schedule.rate(clock) for clock in (0, 499.999, 500.001, 1000)]
+    assert peaks == pytest.approx([1.5e-3, 8e-4, 5e-4, 0], rel=1e-4)
+    assert [schedule.decay(clock) for clock in (499, 501)] == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_a_rate_falls_to_zero_by_half_in_the_middle(kind: Any) -> None:
+    assert [round(Schedule(100, kind, rise=0).rate(clock), 3) for clock in (0, 50, 100)] == [1, 0.5, 0]
+
+
+def test_rounding_grows_over_its_share_of_the_run() -> None:
+    schedule = Schedule(100, blend=0.2)
+    assert [schedule.rounding(clock) for clock in (0, 9, 19, 50)] == [0.05, 0.5, 1, 1]
+    assert Schedule(100).rounding(0) == 1
 
 
 def test_an_early_finish_falls_from_the_present_rate() -> None:
-    schedule = Schedule.over(1000)
+    schedule = Schedule(1000)
     schedule.finish(300, within=50)
-    assert schedule.rate(300) == pytest.approx(1)
-    assert schedule.rate(325) == pytest.approx(0.5)
-    assert schedule.rate(350) == 0
+    assert [round(schedule.rate(clock), 3) for clock in (300, 325, 350)] == [1, 0.5, 0]
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
@@ -123,12 +207,10 @@ def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     assert 0.6 < float(values.min()) <= float(values.max()) < 1.3
 
 
-def test_a_token_looks_at_its_own_document_up_to_itself() -> None:
-    mask = document_mask(torch.tensor([[BEGIN, 5, BEGIN, 6]]))[0, 0]
-    assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
-
-
-def test_the_first_token_of_the_next_document_is_not_a_target() -> None:
-    assert targets_of(torch.tensor([[BEGIN, 5, END, BEGIN, 6, END, END]])).tolist() == [
-        [5, END, -100, 6, END, -100, -100]
-    ]
+def test_muon_takes_the_hidden_matrices_and_adam_the_rest(tmp_path: Path) -> None:
+    model = trainer(tmp_path).module
+    muon, adam = Optimizers(model, Rates()).all
+    by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert by_muon == {id(p) for name, p in model.named_parameters() if name.endswith("_proj.weight")}
+    rest = {id(p) for p in model.parameters()} - by_muon
+    assert {id(p) for group in adam.param_groups for p in group["params"]} == rest

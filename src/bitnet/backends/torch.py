@@ -7,9 +7,9 @@ codes and int8 activations of the deployed model, backward pretends that neither
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,23 +23,30 @@ from bitnet.quant.tensor import DenseTensor, Tensor, TernaryTensor
 TINY = float(SMALLEST)
 
 
-@dataclass(frozen=True, slots=True)
-class Ternary:
-    """codes: (n, k) in the backend's float type, with the gradient of the float matrix behind them. scale: ()."""
+class Quantized(NamedTuple):
+    """A matrix that reads quantised activations: x W^T = (codes of x) @ codes^T * scale.
+
+    codes: (n, k) in the backend's float type, with the gradient of the float matrix behind them: -1, 0 and 1; or that
+    matrix itself as far as it is rounded, with a scale of 1. scale: () or (n,). activations: bits, 16 leaves them.
+    blend: how far activations are rounded, (); None: wholly.
+    """
 
     codes: Torch
     scale: Torch
+    activations: int = 8
+    blend: Torch | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """In place of a cache while training: T is `rows` windows of equal length, each holding whole documents.
 
     mask: (rows, 1, length, length), True where a token may look; it keeps documents apart.
+    seen: layers whose (q, k, v), each (rows, heads, length, head_dim), are to be left here.
     """
 
     rows: int
     mask: Torch
+    seen: dict[int, tuple[Torch, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,35 +57,58 @@ class KVCache:
     values: Torch
 
 
-def ternarize(weight: Torch, dtype: torch.dtype) -> Ternary:
-    """The absmean rule of quant/rules.py on a float matrix (n, k); round() here also takes ties to even."""
-    scale = weight.abs().mean(dtype=torch.float64).float().clamp(min=TINY)
-    return Ternary((weight / scale).round().clamp(-1, 1).to(dtype), scale)
-
-
-def quantize_activations(x: Torch) -> tuple[Torch, Torch]:
-    """Rows of x (T, k) as whole numbers of at most 127 in x's type (bf16 holds them exactly), and s (T, 1)."""
+def quantize_activations(x: Torch, bits: int = 8) -> tuple[Torch, Torch]:
+    """Rows of x (T, k) as whole numbers of `bits` bits in x's type (bf16 holds them exactly), and s (T, 1)."""
+    most = float(2 ** (bits - 1) - 1)
     wide = x.float()
     largest = wide.abs().amax(-1, keepdim=True).clamp(min=TINY)
-    scale = torch.full_like(largest, 127.0) / largest  # 127.0 / largest would multiply by a rounded reciprocal
-    return (wide * scale).round().clamp(-128, 127).to(x.dtype), scale
+    scale = torch.full_like(largest, most) / largest  # most / largest would multiply by a rounded reciprocal
+    return (wide * scale).round().clamp(-most - 1, most).to(x.dtype), scale
+
+
+def activations(x: Torch, bits: int, blend: Torch | None) -> tuple[Torch, Torch]:
+    """As quantize_activations; with 16 bits x itself, and blended with it before the rounding is whole."""
+    one = torch.ones((), dtype=torch.float32, device=x.device)
+    if bits == 16:
+        return x, one
+    q, s = quantize_activations(x, bits)
+    return (q, s) if blend is None else (torch.lerp(x.float(), q.float() / s, blend).to(x.dtype), one)
 
 
 class BitLinear(torch.autograd.Function):
-    """x (T, k) times each ternary (n, k) -> one (T, n) for each; x is quantised once for all of them."""
+    """x (T, k) times each quantised (n, k) -> one (T, n) for each; x is quantised once for all of them.
+
+    weights: codes and scale of each in turn.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Torch, scales: Torch, *codes: Torch) -> tuple[Torch, ...]:
-        q, s = quantize_activations(x)
-        ctx.save_for_backward(q, s, scales, *codes)
-        return tuple(((q @ c.t()).float() * (scales[i] / s)).to(x.dtype) for i, c in enumerate(codes))
+    def forward(ctx: Any, x: Torch, bits: int, blend: Torch | None, *weights: Torch) -> tuple[Torch, ...]:
+        q, s = activations(x, bits, blend)
+        ctx.save_for_backward(q, s, *weights)
+        pairs = zip(weights[::2], weights[1::2], strict=True)
+        return tuple(((q @ codes.t()).float() * (scale / s)).to(x.dtype) for codes, scale in pairs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Torch) -> tuple[Torch | None, ...]:
-        q, s, scales, *codes = ctx.saved_tensors
-        x_grad = sum((g * scales[i].to(g.dtype)) @ c for i, (g, c) in enumerate(zip(grads, codes, strict=True)))
-        code_grads = ((g.float() / s).to(q.dtype).t() @ q for g in grads)
-        return x_grad, None, *code_grads
+        q, s, *weights = ctx.saved_tensors
+        x_grad, weight_grads = None, []
+        for i, g in enumerate(grads):
+            codes, scale = weights[2 * i : 2 * i + 2]
+            part = (g * scale.to(g.dtype)) @ codes
+            x_grad = part if x_grad is None else x_grad + part
+            of_matrix = (g.float() / s).to(q.dtype).t() @ q
+            of_scale = None
+            if ctx.needs_input_grad[4 + 2 * i]:
+                of_scale = (of_matrix.float() * codes).sum(1 if scale.ndim else None)
+            weight_grads += [of_matrix, of_scale]
+        return x_grad, None, None, *weight_grads
+
+
+def bit_linear(x: Torch, *weights: Quantized) -> tuple[Torch, ...]:
+    """x (T, k) through weights that quantise it alike."""
+    flat = [tensor for weight in weights for tensor in (weight.codes, weight.scale)]
+    bits, blend = weights[0].activations, weights[0].blend
+    return cast(tuple[Torch, ...], BitLinear.apply(x, bits, blend, *flat))  # type: ignore[no-untyped-call]
 
 
 class TorchOps(Ops):
@@ -86,23 +116,22 @@ class TorchOps(Ops):
 
     name = "torch"
 
-    def __init__(self, dtype: torch.dtype = torch.float32, positions: int = 0, rope: Rope | None = None) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32, positions: int = 0, ropes: Sequence[Rope] = ()) -> None:
         self.dtype = dtype
-        self.angles: dict[Rope, tuple[Torch, Torch]] = {}
-        if rope is not None:
-            self.angles[rope] = self.table(rope, positions)
+        self.angles = {rope: self.table(rope, positions) for rope in ropes}
 
     @staticmethod
     def table(rope: Rope, count: int) -> tuple[Torch, Torch]:
         cos, sin = rope.angles(count)
         return torch.from_numpy(cos), torch.from_numpy(sin)
 
-    def put(self, tensor: Tensor) -> Ternary | Torch:
+    def put(self, tensor: Tensor) -> Quantized | Torch:
         if isinstance(tensor, TernaryTensor):
-            if tensor.scales.ndim:
-                raise NotImplementedError("The torch backend takes one scale per ternary tensor; use backend='cpu'.")
             codes = torch.from_numpy(np.array(tensor.codes)).to(self.dtype)
-            return Ternary(codes, torch.tensor(float(tensor.scales)))
+            scales = torch.from_numpy(np.array(tensor.scales))
+            if tensor.group:
+                return Quantized(codes * scales.to(self.dtype).repeat_interleave(tensor.group, 1), torch.tensor(1.0))
+            return Quantized(codes, scales)
         assert isinstance(tensor, DenseTensor)
         return torch.from_numpy(np.array(tensor.dequantize()))
 
@@ -121,14 +150,14 @@ class TorchOps(Ops):
         return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).view(x.shape).to(x.dtype)
 
     def linear(self, x: Torch, *weights: Any) -> tuple[Torch, ...]:
-        if all(isinstance(w, Ternary) for w in weights):
-            scales = torch.stack([w.scale for w in weights])
-            return cast(tuple[Torch, ...], BitLinear.apply(x, scales, *(w.codes for w in weights)))  # type: ignore[no-untyped-call]
-        return tuple(self.linear(x, w)[0] if isinstance(w, Ternary) else x @ w.t().to(x.dtype) for w in weights)
+        if all(isinstance(w, Quantized) for w in weights):
+            return bit_linear(x, *weights)
+        return tuple(bit_linear(x, w)[0] if isinstance(w, Quantized) else x @ w.t().to(x.dtype) for w in weights)
 
     def rope(self, x: Torch, positions: Any, rope: Rope) -> Torch:
         cos, sin = self.angles[rope] if rope in self.angles else self.table(rope, int(positions.max()) + 1)
-        at = torch.as_tensor(positions).long()
+        cos, sin = cos.to(x.device), sin.to(x.device)
+        at = torch.as_tensor(positions, device=x.device).long()
         cos, sin = cos[at][:, None], sin[at][:, None]  # (T, 1, D / 2)
         heads = x.float().view(len(x), -1, rope.head_dim)
         if rope.style == "neox":
@@ -143,10 +172,11 @@ class TorchOps(Ops):
         self, q: Torch, k: Torch, v: Torch, cache: Any, layer: int, step: Step, head_dim: int, window: int = 0
     ) -> Torch:
         if isinstance(cache, Packed):
-            if window:
-                raise NotImplementedError("Training with a sliding window is not supported.")
             q, k, v = (y.view(cache.rows, -1, y.shape[-1] // head_dim, head_dim).transpose(1, 2) for y in (q, k, v))
-            out = attend(q, k, v, cache.mask)  # (rows, H, L, D)
+            if layer in cache.seen:
+                cache.seen[layer] = (q, k, v)
+            mask = cache.mask & near(q.shape[2], window, q.device) if window else cache.mask
+            out = attend(q, k, v, mask)  # (rows, H, L, D)
             return out.transpose(1, 2).reshape(-1, out.shape[1] * head_dim)
         outs = []
         for b, (start, end) in enumerate(zip(step.starts[:-1], step.starts[1:], strict=True)):
@@ -188,6 +218,12 @@ class TorchOps(Ops):
 
     def head(self, x: Torch, weight: Torch, top: int = 0) -> Torch:
         return self.linear(x, weight)[0]
+
+
+def near(length: int, window: int, device: torch.device) -> Torch:
+    """(length, length): True where a key is less than `window` positions back."""
+    at = torch.arange(length, device=device)
+    return at[:, None] - at < window
 
 
 def attend(q: Torch, k: Torch, v: Torch, mask: Torch) -> Torch:

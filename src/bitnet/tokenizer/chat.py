@@ -67,11 +67,17 @@ class ChatTemplate:
         messages: {"role", "content"}; content is a text, a list of {"type": "text", "text"}, or None beside tool calls.
         Raises ParameterError naming the message, or where the template refuses them; FormatError for a bad template.
         """
+        return tokenizer.encode_pieces(self.pieces(messages, tokenizer, add_generation_prompt, **variables))
+
+    def pieces(
+        self, messages: Messages, tokenizer: Tokenizer, add_generation_prompt: bool = True, **variables: Any
+    ) -> list[int | str]:
+        """The conversation as texts and, between them, the ids of the template's control tokens; `apply` joins them."""
         shield = _Shield(tokenizer)
         given = shield.cover([_checked(messages), variables])
         rendered = self._render(given[0], tokenizer, add_generation_prompt, given[1])
         spans = tokenizer.control_spans(rendered)
-        return tokenizer.encode_pieces(shield.uncover(text) if token is None else token for token, text in spans)
+        return [shield.uncover(text) if token is None else token for token, text in spans]
 
     def _render(
         self, messages: Any, tokenizer: Tokenizer, add_generation_prompt: bool, variables: Mapping[str, Any]

@@ -1,37 +1,49 @@
 """The recipe of the built-in model, from a folder of text to trained weights.
 
 python -m bitnet.train.builtin --corpus DIR --out DIR --minutes 100
+bitnet export DIR --gguf stories.gguf
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-from bitnet.models.decoder import Config
+from bitnet.tokenizer.chat import BITNET
+from bitnet.train import corpus as texts
 from bitnet.train import data
-from bitnet.train.trainer import FINISH, Plan, Trainer
-from bitnet.train.vocabulary import VOCABULARY_SIZE, train_tokenizer
+from bitnet.train.batches import Rows
+from bitnet.train.export import TOKENIZER
+from bitnet.train.model import TernaryLM
+from bitnet.train.trainer import FINISH, HeldOut, Plan, Trainer
+from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN, SPECIAL_TOKENS, VOCABULARY_SIZE, train_tokenizer
 
 CONTEXT = 512
-CONFIG = Config(
-    hidden_size=512,
-    intermediate_size=1024,
-    num_hidden_layers=4,
-    num_attention_heads=8,
-    num_key_value_heads=2,
-    head_dim=64,
-    vocab_size=VOCABULARY_SIZE,
-    max_position_embeddings=CONTEXT,
-    hidden_act="relu2",
-)
+DESCRIPTION: dict[str, Any] = {
+    "model_type": "bitnet",
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": VOCABULARY_SIZE,
+    "max_position_embeddings": CONTEXT,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "relu2",
+    "tie_word_embeddings": True,
+    "bos_token_id": BEGIN,
+    "eos_token_id": [END, END_OF_TURN],
+}
 TOKENIZER_DOCUMENTS, SEED = 30_000, 7
 
 
@@ -42,7 +54,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows, held_out = prepare(arguments.corpus, out, arguments.tokens)
     signal.signal(signal.SIGUSR1, lambda _signal, _frame: ask_to_finish(out))
-    Trainer(CONFIG, rows, held_out, Plan(out, minutes=arguments.minutes, steps=arguments.steps)).run()
+    plan = Plan(
+        out, minutes=arguments.minutes if arguments.steps is None else None, steps=arguments.steps, compile=True
+    )
+    Trainer(TernaryLM(DESCRIPTION), rows, plan, held_out=held_out).run()
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,21 +76,31 @@ def ask_to_finish(out: Path, minutes: float = 10) -> None:
     (out / FINISH).write_text(str(minutes))
 
 
-def prepare(folder: Path, out: Path, tokens: int) -> tuple[NDArray[np.uint16], tuple[NDArray[np.uint16], int]]:
-    """Training rows, and held-out rows with their characters; made once with the tokenizer, then found in `out`."""
-    names = ("tokenizer.json", "held_out.txt", "held_out.bin", "train.bin")
-    vocabulary, held_out_text, held_out, train = paths = [out / name for name in names]
-    if not all(path.exists() for path in paths):
-        corpus = data.read(folder)
-        documents = islice(data.mixture(corpus, SEED), TOKENIZER_DOCUMENTS)
-        tokenizer = train_tokenizer(text for document in documents for text in data.texts(document))
-        tokenizer.save(str(vocabulary))
-        held_out_text.write_text(data.SEPARATOR.join(corpus.held_out), "utf-8")
-        whole = (data.encode(tokenizer, data.Document(text)) for text in corpus.held_out)
-        data.write_rows(held_out, data.pack(whole, CONTEXT))
-        data.write_mixture(train, corpus, tokenizer, tokens, CONTEXT, SEED)
-    characters = sum(map(len, held_out_text.read_text("utf-8").split(data.SEPARATOR)))
-    return data.open_rows(train, CONTEXT), (data.open_rows(held_out, CONTEXT), characters)
+def prepare(folder: Path, out: Path, tokens: int) -> tuple[Rows, HeldOut]:
+    """Training rows and held-out ones; made once with the tokenizer, then found in `out`."""
+    vocabulary = out / TOKENIZER / "tokenizer.json"
+    held_out_text, held_out, train = paths = [out / name for name in ("held_out.txt", "held_out.bin", "train.bin")]
+    if not all(path.exists() for path in (vocabulary, *paths)):
+        corpus = texts.read(folder)
+        documents = islice(texts.mixture(corpus, SEED), TOKENIZER_DOCUMENTS)
+        tokenizer = train_tokenizer(text for document in documents for text in texts.texts(document))
+        write_tokenizer(tokenizer, vocabulary.parent)
+        held_out_text.write_text(texts.SEPARATOR.join(corpus.held_out), "utf-8")
+        data.write_rows(held_out, texts.rows(map(texts.Document, corpus.held_out), tokenizer, CONTEXT))
+        mixed = texts.rows(texts.mixture(corpus, SEED), tokenizer, CONTEXT)
+        data.write_rows(train, islice(mixed, tokens // CONTEXT))
+    characters = sum(map(len, held_out_text.read_text("utf-8").split(texts.SEPARATOR)))
+    measured = data.open_rows(held_out, CONTEXT)
+    return Rows(data.open_rows(train, CONTEXT), SEED), HeldOut(Rows(measured), len(measured), characters)
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """As Hugging Face folders have it, with the chat template that conversations are written in."""
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    begin, end, _ = SPECIAL_TOKENS
+    said = {"bos_token": begin, "eos_token": end, "add_bos_token": True, "chat_template": BITNET}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bitnet.models.decoder import Config
-from bitnet.train.parameters import Parameters
+from bitnet.errors import FormatError, ModelError
+from bitnet.formats.atomic import replacing
+
+PATTERN = "checkpoint-*.pt"
 
 
-def save(path: Path, config: Config, parameters: Parameters, **state: Any) -> None:
-    """Write beside the old checkpoint, then take its place: a kill at any moment leaves a whole file."""
-    part = path.with_suffix(".part")
-    shape = {each.name: getattr(config, each.name) for each in fields(config) if each.init}
-    torch.save({"config": shape, "masters": parameters.masters, **state}, part)
-    os.replace(part, path)
+def save(out: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write beside the older checkpoints, of which the last `keep` stay: a kill at any moment leaves a whole one."""
+    path = out / f"checkpoint-{step:08}.pt"
+    with replacing(path) as file:
+        torch.save(state, file)
+    for old in found(out)[: -max(1, keep)]:
+        old.unlink(missing_ok=True)
+    return path
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def found(out: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    return sorted(out.glob(PATTERN))
+
+
+def load(path: Path) -> dict[str, Any]:
     """What `save` wrote. Reads tensors and plain values only, never code."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise FormatError(
+            f"{path} is no checkpoint of a training run: {error}", "Delete it to use the one before."
+        ) from error
     return state
 
 
-def load(path: Path) -> tuple[Config, Parameters]:
-    """Configuration and masters."""
-    state = load_state(path)
-    config = Config(**state["config"])
-    parameters = Parameters(config, seed=0)
-    parameters.masters = state["masters"]
-    return config, parameters
+def latest(out: Path) -> dict[str, Any]:
+    paths = found(out)
+    if not paths:
+        raise ModelError(f"{out} holds no checkpoint-*.pt: nothing has been trained there yet.")
+    return load(paths[-1])

@@ -1,247 +1,185 @@
-"""From a folder of text files to a flat file of token rows: clean, hold out, mix, tokenise, pack."""
+"""From texts and conversations to rows of tokens on disk.
+
+A token is a 32-bit word: its id, whether it is learnt (the answers of a conversation are, the questions are not), and
+whether a document begins with it. Rows hold whole documents side by side; attention and targets stay within one.
+"""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
 from pathlib import Path
-from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from bitnet.train import stories, templates
-from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN
+from bitnet.errors import FormatError, ParameterError
+from bitnet.formats.atomic import replacing
+from bitnet.tokenizer import Tokenizer
+from bitnet.tokenizer.chat import ChatTemplate
+from bitnet.train.records import records
 
-SEPARATOR = "<|endoftext|>"
-HELD_OUT = 320  # whole stories of TinyStories
-KEYWORDS = sorted(
-    {w for name in ("animal", "toy", "fruit", "treat", "vehicle", "flower") for w in templates.words(name)}
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """Plain text, or a conversation of (user, assistant) turns."""
-
-    text: str = ""
-    turns: stories.Turns = ()
+Words = NDArray[np.uint32]
+LEARNT, BEGINS, ID = np.uint32(1 << 31), np.uint32(1 << 30), np.uint32((1 << 24) - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """Cleaned texts by source, and the held-out stories that none of them contains."""
-
-    sources: dict[str, list[str]]
-    held_out: list[str]
-
-
-# source -> (files, share of the training tokens)
-MIX: dict[str, tuple[tuple[str, ...], float]] = {
-    "tinystories": (("tinystories_a.txt", "tinystories_b.txt", "tinystories_lowercase_c.txt"), 0.45),
-    "simple": (("asp_en_ccby.txt", "pb_en_ccby.txt"), 0.06),
-    "tales": (("fairytaleqa_stories.txt", "aesop_for_children.txt"), 0.05),
-}
-GRAMMAR_SHARE, CHAT_SHARE, REQUESTED = 0.24, 0.20, 0.18  # REQUESTED: of TinyStories, told as the answer to a request
+def words_of(ids: Sequence[int], learnt: Sequence[bool] | None = None) -> Words:
+    """A document as words; all of it is learnt unless told otherwise."""
+    words = np.asarray(ids, np.uint32) & ID
+    words |= np.where(np.ones(len(ids), bool) if learnt is None else np.asarray(learnt, bool), LEARNT, np.uint32(0))
+    words[:1] |= BEGINS
+    return words
 
 
-def read(folder: Path) -> Corpus:
-    """Read every file of MIX; hold out whole stories first, then drop them and their duplicates everywhere."""
-    capitals = Capitals()
-    sources: dict[str, list[str]] = {}
-    for source, (names, _) in MIX.items():
-        texts = [text for name in names for text in documents(folder / name, capitals)]
-        sources[source] = unique(texts)
-    held_out = Random(0).sample([t for t in sources["tinystories"][:5000] if len(t) > 300], HELD_OUT)
-    taken = {key for text in held_out for key in keys(text)}
-    kept = {source: [t for t in texts if not taken & keys(t)] for source, texts in sources.items()}
-    return Corpus(kept, held_out)
-
-
-def documents(path: Path, capitals: Capitals) -> Iterator[str]:
-    """The texts of one file, cleaned. The lower-cased file gets the capitals that the earlier files teach."""
-    raw = path.read_text("utf-8", errors="replace")
-    lowercase = "lowercase" in path.name
-    # The lower-cased file parts paragraphs with a blank line and stories with none.
-    pieces = re.split(r"(?<!\n)\n(?!\n)", raw) if lowercase else raw.split(SEPARATOR)
-    for piece in pieces:
-        text = clean(piece, wrapped=path.name.startswith(("asp", "pb", "aesop")))
-        if not plausible(text):
-            continue
-        if lowercase:
-            text = capitals.restore(text)
-        elif path.name.startswith("tinystories"):
-            capitals.learn(text)
-        yield text
-
-
-PLAIN = str.maketrans("“”‘’–—\u00a0\t", "\"\"''--  ", "\ufeff")
-LETTERS = "éèñçáíóúüö"  # beside ASCII; a text with any other character is left out
-
-
-def clean(text: str, wrapped: bool = False) -> str:
-    """Plain quotes, single spaces, one newline between paragraphs; the lines of a wrapped text are joined."""
-    text = re.sub(r"^#.*\n", "", text.translate(PLAIN).replace("…", "...").strip())
-    text = re.sub(r"\s*\n\s*", " " if wrapped else "\n", text)
-    return re.sub(r" {2,}", " ", text).strip()
-
-
-def plausible(text: str) -> bool:
-    """Long enough, ending as a sentence does, in plain letters."""
-    return len(text) > 80 and text[-1] in ".!?\"'" and all(c == "\n" or " " <= c <= "~" or c in LETTERS for c in text)
-
-
-def keys(text: str) -> set[str]:
-    """Marks by which a duplicate is known, whatever its case and punctuation: its beginning and its end."""
-    letters = re.sub(r"[^a-z]", "", text.lower())
-    return {"^" + letters[:120], letters[-120:] + "$"}
-
-
-def unique(texts: Iterable[str]) -> list[str]:
-    seen: set[str] = set()
-    kept = []
-    for text in texts:
-        if not seen & keys(text):
-            kept.append(text)
-        seen |= keys(text)
-    return kept
-
-
-# After '!"' a sentence begins or goes on: "Help!" she cried.
-WITHIN, AFTER_SPEECH = re.compile(r"(?<=[a-z,] )[A-Za-z]+"), re.compile(r"(?<=[!?]['\"] )[A-Za-z]+")
-SENTENCE_START = re.compile(r"""((?:^|\n|[.!?] |\.['"] |(?:^|\s)['"])['"]?)([a-z])""")
-
-
-class Capitals:
-    """Which words are written with a capital, within a sentence and after speech; learnt from text that has them."""
-
-    def __init__(self) -> None:
-        self.upper: Counter[str] = Counter()
-        self.total: Counter[str] = Counter()
-
-    def learn(self, text: str) -> None:
-        for mark, pattern in (("", WITHIN), ("!", AFTER_SPEECH)):
-            for word in pattern.findall(text):
-                self.total[mark + word.lower()] += 1
-                self.upper[mark + word.lower()] += word[0].isupper()
-
-    def restore(self, text: str) -> str:
-        """Capitals for names, "I" and the beginnings of sentences."""
-        text = re.sub(r"(?<![a-z'])[a-z]{2,}", lambda m: self.spell(m[0]), text)
-        text = re.sub(r"(?<![A-Za-z'])i(?![A-Za-z])", "I", text)
-        text = AFTER_SPEECH.sub(lambda m: self.spell(m[0], "!"), text)
-        return SENTENCE_START.sub(lambda m: m[1] + m[2].upper(), text)
-
-    def spell(self, word: str, mark: str = "") -> str:
-        key = mark + word.lower()
-        return word[0].upper() + word[1:] if 2 * self.upper[key] > self.total[key] else word
-
-
-def mixture(corpus: Corpus, seed: int) -> Iterator[Document]:
-    """Documents without end, each source at its share of the text."""
-    streams = [(GRAMMAR_SHARE, grammar(seed)), (CHAT_SHARE, conversations(seed + 1))]
-    for i, (source, (_, share)) in enumerate(MIX.items()):
-        requested = REQUESTED if source == "tinystories" else 0.0
-        streams.append((share, epochs(corpus.sources[source], seed + 2 + i, requested)))
-    spent = [0.0] * len(streams)
-    while True:
-        next_source = min(range(len(streams)), key=lambda i: spent[i] / streams[i][0])
-        document = next(streams[next_source][1])
-        spent[next_source] += sum(map(len, texts(document)))
-        yield document
-
-
-def texts(document: Document) -> Iterator[str]:
-    """What is written in it, piece by piece."""
-    yield document.text
-    for turn in document.turns:
-        yield from turn
-
-
-def grammar(seed: int) -> Iterator[Document]:
-    return (Document(story.text) for story in stories.stories(seed))
-
-
-def conversations(seed: int) -> Iterator[Document]:
-    rng = Random(seed)
-    while True:
-        yield Document(turns=stories.chat(rng))
-
-
-def epochs(texts: list[str], seed: int, requested: float) -> Iterator[Document]:
-    """Every text once in a new order, again and again; some as the answer to a request for a story."""
-    for epoch in count():
-        rng = Random(f"{seed} {epoch}")
-        for text in rng.sample(texts, len(texts)):
-            topic = topic_of(text, rng) if rng.random() < requested else ""
-            request = rng.choice(stories.STORY_REQUESTS).format(topic)
-            yield Document(turns=((request, text),)) if topic else Document(text)
-
-
-def topic_of(text: str, rng: Random) -> str:
-    """What a story is about, for a request: one or two of the things that it names more than once."""
-    words = Counter(re.findall(r"[a-z]+", text.lower()))
-    named = [word for word in KEYWORDS if words[word] > 1]
-    return " and ".join(stories.article(word) for word in rng.sample(named, min(len(named), rng.choice((1, 2)))))
-
-
-def encode(tokenizer: Tokenizer, document: Document) -> list[int]:
-    """Begin, text, end; a turn as the chat template writes it, its pieces tokenised apart as when the model is run."""
-
-    def ids(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-
-    if not document.turns:
-        return [BEGIN, *ids(document.text), END]
-    tokens = [BEGIN]
-    for user, assistant in document.turns:
-        tokens += [*ids(f"User: {user}"), END_OF_TURN, *ids("Assistant: "), *ids(assistant), END_OF_TURN]
-    return tokens
-
-
-def pack(documents: Iterable[list[int]], length: int, open_rows: int = 48) -> Iterator[list[int]]:
-    """Whole documents into rows of `length` tokens, filled up with END; longer ones are cut.
+def pack(documents: Iterable[Words], length: int, filler: int, open_rows: int = 48) -> Iterator[Words]:
+    """Whole documents into rows of `length` words, filled up with documents of one `filler`; longer ones are cut.
 
     Best fit: a document goes where it leaves the least room; when it fits nowhere, the fullest row is done.
     """
-    rows: list[list[int]] = []
+    rows: list[tuple[int, list[Words]]] = []  # words so far, and what they are
     for document in documents:
         for start in range(0, len(document), length):
-            piece = document[start : start + length]
-            fitting = [row for row in rows if len(row) + len(piece) <= length]
+            piece = document[start : start + length].copy()
+            piece[0] |= BEGINS
+            fitting = [i for i, (filled, _) in enumerate(rows) if filled + len(piece) <= length]
             if fitting:
-                max(fitting, key=len).extend(piece)
+                best = max(fitting, key=lambda i: rows[i][0])
+                rows[best] = rows[best][0] + len(piece), [*rows[best][1], piece]
             else:
-                rows.append(list(piece))
+                rows.append((len(piece), [piece]))
             if len(rows) > open_rows:
-                fullest = max(range(len(rows)), key=lambda i: len(rows[i]))
-                yield filled(rows.pop(fullest), length)
-    yield from (filled(row, length) for row in rows)
+                yield whole(rows.pop(max(range(len(rows)), key=lambda i: rows[i][0]))[1], length, filler)
+    yield from (whole(pieces, length, filler) for _, pieces in rows)
 
 
-def filled(row: list[int], length: int) -> list[int]:
-    return row + [END] * (length - len(row))
+def whole(pieces: list[Words], length: int, filler: int) -> Words:
+    row = np.full(length, np.uint32(filler) | BEGINS, np.uint32)
+    joined = np.concatenate(pieces)
+    row[: len(joined)] = joined
+    return row
 
 
-def write_rows(path: Path, rows: Iterable[list[int]], total: int | None = None) -> None:
-    """The rows, or the first `total` of them, as one flat uint16 file."""
-    with path.open("wb") as file:
-        for row in islice(rows, total):
-            file.write(np.asarray(row, np.uint16).tobytes())
+def write_rows(path: Path, rows: Iterable[Words]) -> int:
+    """The rows as one flat file, complete or not at all; returns how many."""
+    count = 0
+    with replacing(path) as file:
+        for row in rows:
+            file.write(row.astype("<u4").tobytes())
+            count += 1
+    return count
 
 
-def open_rows(path: Path, length: int) -> NDArray[np.uint16]:
+def open_rows(path: Path, length: int) -> Words:
     """The file as (rows, length), mapped."""
-    return np.memmap(path, np.uint16, "r").reshape(-1, length)
+    size = path.stat().st_size
+    if not size or size % (4 * length):
+        raise FormatError(
+            f"{path} has {size} bytes, which are no rows of {length} tokens.", "Delete it: it is made anew."
+        )
+    return np.memmap(path, "<u4", "r").reshape(-1, length)
 
 
-def write_mixture(path: Path, corpus: Corpus, tokenizer: Tokenizer, tokens: int, length: int, seed: int) -> None:
-    """Rows of `length` tokens of the mixture, `tokens` in all."""
-    documents = (encode(tokenizer, document) for document in mixture(corpus, seed))
-    write_rows(path, pack(documents, length), tokens // length)
-    # A long tale fills many rows in succession; a step should see many texts.
-    np.random.default_rng(seed).permutation(np.array(open_rows(path, length))).tofile(path)
+@dataclass(frozen=True, slots=True)
+class Source:
+    """path: a text file; *.jsonl, *.parquet or *.arrow; or a folder of these, such as a Hugging Face dataset on disk.
+
+    A record has the text under `text`, or a conversation under `messages` ([{"role", "content"}]). separator: the line
+    between the documents of a text file.
+    """
+
+    path: Path
+    text: str = "text"
+    messages: str = "messages"
+    separator: str = "<|endoftext|>"
+
+
+class Encoder:
+    """Documents as the model will read them when it is run: text between its begin and end, conversations as its chat
+    template writes them, of which the assistant's turns are learnt."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self.tokenizer, self.template = tokenizer, template
+        end = tokenizer.eos_id
+        if end is None:
+            raise ParameterError("The tokenizer has no end-of-text token, without which a model cannot learn to stop.")
+        self.end = end
+
+    def documents(self, source: Source) -> Iterator[Words]:
+        for number, record in enumerate(records(source.path, source.separator), 1):
+            try:
+                yield self.document(record, source)
+            except ParameterError as error:
+                raise ParameterError(f"{source.path}, record {number}: {error.message}", error.hint) from error
+
+    def document(self, record: Mapping[str, Any], source: Source) -> Words:
+        if isinstance(record.get(source.text), str):
+            ids = self.tokenizer.encode(record[source.text])
+            return words_of(ids if ids and ids[-1] == self.end else [*ids, self.end])
+        if isinstance(record.get(source.messages), list):
+            return self.conversation(record[source.messages])
+        known = ", ".join(sorted(record)) or "nothing"
+        raise ParameterError(
+            f"neither {source.text!r} holds a text nor {source.messages!r} a list of messages; there is: {known:.200}.",
+            "Name the fields with text: and messages: beside path:.",
+        )
+
+    def conversation(self, messages: list[Any]) -> Words:
+        """What follows a prompt for the assistant's turn, up to the end of that turn, is learnt.
+
+        It is tokenised apart from the prompt, as when the model is run: "Assistant: " and "Hi", not " Hi" after ":".
+        """
+        ids: list[int] = []
+        learnt: list[bool] = []
+
+        def add(pieces: list[int | str], learn: bool) -> None:
+            found = self.tokenizer.encode_pieces(["", *pieces] if ids else pieces)  # "": a text goes on
+            ids.extend(found)
+            learnt.extend([learn] * len(found))
+
+        done: list[int | str] = []
+        for i, message in enumerate(messages):
+            if i and isinstance(message, Mapping) and message.get("role") == "assistant":
+                prompt = self.template.pieces(messages[:i], self.tokenizer, add_generation_prompt=True)
+                told = self.template.pieces(messages[: i + 1], self.tokenizer, add_generation_prompt=False)
+                add(behind(done, prompt), learn=False)
+                add(behind(prompt, told), learn=True)
+                done = told
+        add(behind(done, self.template.pieces(messages, self.tokenizer, add_generation_prompt=False)), learn=False)
+        return words_of(ids, learnt)
+
+
+def behind(start: list[int | str], pieces: list[int | str]) -> list[int | str]:
+    """What `pieces` have after `start`."""
+    if not start:
+        return pieces
+    at = len(start) - 1
+    last, here = start[-1], pieces[at] if at < len(pieces) else None
+    if pieces[:at] == start[:-1]:
+        if here == last:
+            return pieces[at + 1 :]
+        if isinstance(here, str) and isinstance(last, str) and here.startswith(last):
+            return [here[len(last) :], *pieces[at + 1 :]]
+    raise ParameterError(
+        "the chat template writes a turn differently when another follows it, so that what the model says cannot be "
+        "told from what it reads.",
+        "Split the conversation into one record for each answer.",
+    )
+
+
+def prepare(path: Path, sources: Sequence[Source], encoder: Encoder, length: int, limit: int | None = None) -> Words:
+    """The rows of all sources, made once as the file `path` and then found there; `limit` tokens of them at most."""
+    if not path.exists():
+        documents = (words for source in sources for words in encoder.documents(source) if len(words) > 1)
+        rows = pack(documents, length, encoder.end)
+        count = write_rows(path, rows if limit is None else first(rows, max(1, limit // length)))
+        if not count:
+            os.unlink(path)
+            raise ParameterError(f"There is no text in {', '.join(str(source.path) for source in sources)}.")
+    return open_rows(path, length)
+
+
+def first(rows: Iterator[Words], count: int) -> Iterator[Words]:
+    for row, _ in zip(rows, range(count)):
+        yield row

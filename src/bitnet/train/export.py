@@ -1,83 +1,105 @@
-"""From a training checkpoint to model files: a Hugging Face folder of float masters, and the GGUF file that ships.
-
-python -m bitnet.train.export --out DIR --folder FOLDER --gguf FILE
-"""
+"""From trained masters to model files: what the last step computed with, as the engine reads it."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import numpy as np
+import torch
+from torch import Tensor
 
 from bitnet.convert import write_checkpoint
-from bitnet.formats import open as open_checkpoint
-from bitnet.models.decoder import Config
+from bitnet.convert.folder import write_folder
+from bitnet.convert.losses import Losses
+from bitnet.errors import FormatError
+from bitnet.models.load import open_model
 from bitnet.models.names import spellings
-from bitnet.tokenizer.chat import BITNET
-from bitnet.train.checkpoint import load
-from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN, SPECIAL_TOKENS
+from bitnet.quant.tensor import DenseTensor
+from bitnet.quant.tensor import Tensor as Stored
+from bitnet.quant.threshold import Group
+from bitnet.tokenizer import Tokenizer
+from bitnet.train import checkpoint
+from bitnet.train.described import Described
+from bitnet.train.model import TernaryLM
+from bitnet.train.quantizers import TERNARY, Recipe, deployed, recipe_of
+
+TOKENIZER = "tokenizer"  # folder of a run that holds the tokenizer's files
+TYPES: Mapping[Group, str] = {"tensor": "i2_s", "row": "iq2_bn", 64: "q2_0", 128: "pq2_0", 256: "tq2_0"}
 
 
-def write_folder(out: Path, folder: Path) -> None:
-    """config.json, model.safetensors (the float masters, ternarised when loaded) and the tokenizer's files."""
-    config, parameters = load(out / "checkpoint.pt")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config_json(config), indent=2) + "\n")
-    masters = {spellings(name, "hf")[0]: master.contiguous() for name, master in parameters.masters.items()}
-    save_file(masters, folder / "model.safetensors")
-    shutil.copyfile(out / "tokenizer.json", folder / "tokenizer.json")
-    begin, end, _ = SPECIAL_TOKENS
-    tokenizer = {"bos_token": begin, "eos_token": end, "add_bos_token": True, "chat_template": BITNET}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
+def checkpoint_of(
+    description: Mapping[str, Any], recipe: Recipe, parameters: Mapping[str, Tensor], path: Path
+) -> Described:
+    """The deployed model. parameters: by our names, with ".weight" or ".scale"."""
+    architecture, _, shapes = open_model(Described(description))
+    weights, kept = {}, []
+    for name in shapes:
+        master, scales = parameters[f"{name}.weight"], parameters.get(f"{name}.scale")
+        if name.endswith("_proj"):
+            weights[name] = deployed(master, recipe.bits(name), recipe, scales)
+            kept += [f"model.{name}"] if recipe.bits(name) != TERNARY else []
+        else:
+            weights[name] = DenseTensor(master.detach().float().cpu().numpy())
+    gemma = architecture.__name__.endswith("gemma3")
+    spelled = {spellings(name, "hf")[0]: as_stored(name, weight, gemma) for name, weight in weights.items()}
+    return Described(with_kept(description, kept), spelled, path)
 
 
-def config_json(config: Config) -> dict[str, Any]:
-    """What `transformers` reads as BitNetForCausalLM with masters to be ternarised online."""
-    names = (
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-        "head_dim", "vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta", "hidden_act",
-        "tie_word_embeddings",
-    )  # fmt: skip
-    return {
-        "architectures": ["BitNetForCausalLM"],
-        "model_type": "bitnet",
-        **{name: getattr(config, name) for name in names},
-        "bos_token_id": BEGIN,
-        "eos_token_id": [END, END_OF_TURN],
-        "torch_dtype": "float32",
-        "quantization_config": {
-            "quant_method": "bitnet",
-            "linear_class": "autobitlinear",
-            "quantization_mode": "online",
-        },
-    }
+def as_stored(name: str, weight: Stored, gemma: bool) -> Stored:
+    """Hugging Face files of Gemma hold the norms less one."""
+    if gemma and len(weight.shape) == 1 and not name.endswith("_proj.norm"):
+        return DenseTensor(weight.dequantize() - np.float32(1))
+    return weight
 
 
-def write_gguf_file(out: Path, path: Path) -> None:
-    """The deployed model: ternary projections with the exact float32 scale, float16 embedding, tokenizer inside."""
-    with tempfile.TemporaryDirectory() as folder:
-        named = Path(folder) / path.stem  # the file's general.name
-        write_folder(out, named)
-        with open_checkpoint(named) as checkpoint:
-            write_checkpoint(checkpoint, path, weights="i2_s", embeddings="f16")
+def with_kept(description: Mapping[str, Any], kept: list[str]) -> dict[str, Any]:
+    """The description, naming the projections that are not ternary: loading would round them in a BitNet."""
+    quantization = dict(description.get("quantization_config") or {})
+    if kept:
+        quantization |= {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head", *kept]}
+    return {**description, **({"quantization_config": quantization} if quantization else {})}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder with checkpoint.pt and tokenizer.json")
-    parser.add_argument("--folder", type=Path, help="Hugging Face folder to write")
-    parser.add_argument("--gguf", type=Path, help="GGUF file to write")
-    arguments = parser.parse_args()
-    if arguments.folder:
-        write_folder(arguments.out, arguments.folder)
-    if arguments.gguf:
-        write_gguf_file(arguments.out, arguments.gguf)
+def trained(run: Path) -> TernaryLM:
+    """The model of a run's last checkpoint, to be trained on or looked at."""
+    state = checkpoint.latest(run)
+    about = state["about"]
+    if not about:
+        raise FormatError(f"{run}: its checkpoint holds a model that was not built here.")
+    model = TernaryLM(about["description"], recipe_of(about["recipe"]), dtype=torch.float32)
+    model.load_state_dict(state["model"])
+    return model
 
 
-if __name__ == "__main__":
-    main()
+def deployed_checkpoint(model: TernaryLM, path: Path) -> Described:
+    return checkpoint_of(model.description, model.recipe, model.state_dict(), path)
+
+
+def export(
+    run: Path,
+    *,
+    gguf: Path | None = None,
+    folder: Path | None = None,
+    weights: str | None = None,
+    embeddings: str | None = "f16",
+) -> list[str]:
+    """Write a run's model as a GGUF file, a Hugging Face folder with packed weights, or both.
+
+    weights: the type of ternary tensors in the GGUF file; None takes one that holds the scales exactly, or as float16
+    where they are shared by groups. Returns a sentence for everything that is not exactly kept.
+    """
+    model, tokenizer = trained(run), Tokenizer.from_folder(run / TOKENIZER)
+    notes: list[str] = []
+    if model.recipe.activations != 8:
+        notes.append(f"Trained with activations of {model.recipe.activations} bits; the engine gives them 8.")
+    for path, write in ((gguf, write_checkpoint), (folder, write_folder)):
+        if path is None:
+            continue
+        options: dict[str, Any] = {"embeddings": embeddings, "tokenizer": tokenizer}
+        if path is gguf:
+            options["weights"] = weights or TYPES.get(model.recipe.rule.group, "tq2_0")
+        losses: Losses = write(deployed_checkpoint(model, path), path, **options)  # type: ignore[operator]
+        notes += [f"{path}: {note}" for note in losses.notes()]
+    return notes

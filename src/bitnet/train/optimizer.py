@@ -1,101 +1,72 @@
-"""Muon for the ternary matrices, Adam for embedding and norms, and the schedule of their learning rates."""
+"""AdamW for all, or Muon for the hidden matrices and AdamW for the rest: embedding, head, norms and scales."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
-from bitnet.train.parameters import is_ternary
-
-
-@dataclass(slots=True)
-class Schedule:
-    """A trapezoid over a clock that counts seconds of training or steps: rise, hold, fall to zero at `end`."""
-
-    end: float
-    fall: float
-    rise: float
-
-    @classmethod
-    def over(cls, budget: float) -> Schedule:
-        return cls(end=budget, fall=0.5 * budget, rise=0.015 * budget)
-
-    def rate(self, clock: float) -> float:
-        """The share of the full learning rate at `clock`."""
-        return max(0.0, min(1.0, (clock + 1) / (self.rise + 1), (self.end - clock) / self.fall))
-
-    def finish(self, clock: float, within: float) -> None:
-        """Fall from where the rate is now to zero in `within` more units."""
-        self.fall = within / max(self.rate(clock), 1e-3)
-        self.end = clock + within
-
-    def falling(self, clock: float) -> bool:
-        return clock > self.end - self.fall
+from bitnet.errors import ParameterError
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
+    """muon, adam: full learning rates. weight_decay: of matrices. clip: the largest norm of the gradients that Adam
+    uses, all together; 0: any. Muon's updates have the size of its rate, whatever the gradient's."""
+
+    kind: Literal["muon", "adamw"] = "muon"
     muon: float = 0.02
     adam: float = 3e-3
     momentum: float = 0.95
     beta1: float = 0.9
     beta2: float = 0.95
-    weight_decay: float = 0.1  # of the ternary matrices; none once the rate falls
+    weight_decay: float = 0.1
     clip: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("muon", "adamw"):
+            raise ParameterError(f"The optimizer is {self.kind!r}; expected 'muon' or 'adamw'.")
 
-class Optimizer:
-    """Updates float32 masters in place, by name."""
 
-    def __init__(self, masters: dict[str, Tensor], rates: Rates | None = None) -> None:
-        self.masters, self.rates, self.step = masters, rates or Rates(), 0
-        self.momentum = {name: torch.zeros_like(m) for name, m in masters.items() if is_ternary(name)}
-        self.first = {name: torch.zeros_like(m) for name, m in masters.items() if not is_ternary(name)}
-        self.second = {name: torch.zeros_like(m) for name, m in self.first.items()}
+class Muon(Optimizer):
+    """Momentum made orthogonal: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
 
-    def update(self, gradients: dict[str, Tensor], rate: float, decay: bool) -> None:
-        """One step at `rate` of the full learning rates."""
-        self.step += 1
-        self.update_ternary(gradients, rate * self.rates.muon, self.rates.weight_decay if decay else 0.0)
-        self.update_others(gradients, rate * self.rates.adam)
+    Matrices of one shape are made orthogonal together.
+    """
 
-    def update_ternary(self, gradients: dict[str, Tensor], rate: float, weight_decay: float) -> None:
-        by_shape: dict[torch.Size, list[str]] = {}
-        for name, momentum in self.momentum.items():
-            momentum.lerp_(gradients[name], 1 - self.rates.momentum)
-            by_shape.setdefault(momentum.shape, []).append(name)
-        for (n, k), names in by_shape.items():
-            nesterov = [gradients[name].lerp(self.momentum[name], self.rates.momentum) for name in names]
-            for name, direction in zip(names, orthogonalize(torch.stack(nesterov)), strict=True):
-                master = self.masters[name].mul_(1 - rate * weight_decay)
-                master.add_(direction.float(), alpha=-rate * max(1, n / k) ** 0.5)
+    def __init__(self, params: Any, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    def update_others(self, gradients: dict[str, Tensor], rate: float) -> None:
-        r = self.rates
-        norm = torch.stack([gradients[name].norm() for name in self.first]).norm()
-        shrink = min(1.0, r.clip / (float(norm) + 1e-6))
-        for name, first in self.first.items():
-            gradient = gradients[name] * shrink
-            first.lerp_(gradient, 1 - r.beta1)
-            second = self.second[name].lerp_(gradient.square(), 1 - r.beta2)
-            unbiased = second.div(1 - r.beta2**self.step).sqrt_().add_(1e-8)
-            self.masters[name].addcdiv_(first, unbiased, value=-rate / (1 - r.beta1**self.step))
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for master in group["params"]:
+                if master.grad is not None:
+                    by_shape.setdefault(master.shape, []).append(master)
+            for (n, k), masters in by_shape.items():
+                nesterov = torch.stack([self.momentum(master, group["momentum"]) for master in masters])
+                for master, direction in zip(masters, orthogonalize(nesterov), strict=True):
+                    master.mul_(1 - group["lr"] * group["weight_decay"])
+                    master.add_(direction.to(master.dtype), alpha=-group["lr"] * max(1, n / k) ** 0.5)
 
-    def state(self) -> dict[str, Any]:
-        return {"step": self.step, "momentum": self.momentum, "first": self.first, "second": self.second}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.momentum, self.first, self.second = state["momentum"], state["first"], state["second"]
+    def momentum(self, master: Tensor, share: float) -> Tensor:
+        state = self.state[master]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(master)
+        assert master.grad is not None
+        momentum: Tensor = state["momentum"].lerp_(master.grad, 1 - share)
+        return master.grad.lerp(momentum, share)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
     """The orthogonal factor of each matrix (b, n, k), roughly: Newton-Schulz, five steps in bf16.
 
-    Coefficients: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024).
+    Coefficients: see Muon.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices.shape[1] <= matrices.shape[2]
@@ -105,3 +76,54 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x if wide else x.mT
+
+
+class Optimizers:
+    """The optimizers of a module's parameters that want gradients, as one."""
+
+    def __init__(self, module: nn.Module, rates: Rates) -> None:
+        self.rates = rates
+        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+        hidden = [p for name, p in named if is_hidden(name, p)]
+        tables = [p for name, p in named if p.ndim == 2 and not is_hidden(name, p)]
+        rest = [p for _, p in named if p.ndim != 2]
+        decayed: dict[str, Any] = {"weight_decay": rates.weight_decay}
+        plain: dict[str, Any] = {"weight_decay": 0.0}
+        by_muon = hidden if rates.kind == "muon" else []
+        # As in the built-in model's recipe Muon leaves embeddings without decay; AdamW alone decays all matrices.
+        groups = [{"params": tables, **(plain if by_muon else decayed)}, {"params": rest, **plain}]
+        if rates.kind == "adamw":
+            groups.append({"params": hidden, **decayed})
+        groups = [group for group in groups if group["params"]]
+        self.all: list[Optimizer] = []
+        if by_muon:
+            self.all.append(Muon([{"params": by_muon, **decayed}], rates.muon, rates.momentum))
+        if groups:
+            self.all.append(AdamW(groups, rates.adam, (rates.beta1, rates.beta2), fused=True))
+        self.clipped = [p for group in groups for p in group["params"]]
+        self.full = [[(group["lr"], group["weight_decay"]) for group in each.param_groups] for each in self.all]
+
+    def step(self, rate: float, decay: float) -> None:
+        """One update at these shares of the full learning rates and of the weight decay."""
+        if self.rates.clip:
+            nn.utils.clip_grad_norm_(self.clipped, self.rates.clip)
+        for optimizer, full in zip(self.all, self.full, strict=True):
+            for group, (lr, weight_decay) in zip(optimizer.param_groups, full, strict=True):
+                group["lr"], group["weight_decay"] = rate * lr, decay * weight_decay
+            optimizer.step()
+
+    def state(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer in self.all]
+
+    def restore(self, states: Iterable[dict[str, Any]]) -> None:
+        for optimizer, state in zip(self.all, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def is_hidden(name: str, parameter: Tensor) -> bool:
+    """Whether it is a matrix from layer to layer: neither a table of tokens or positions nor a trained scale."""
+    return (
+        parameter.ndim == 2
+        and name.endswith(".weight")
+        and not any(t in name for t in ("embed", "lm_head", "wte", "wpe"))
+    )

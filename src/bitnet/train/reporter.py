@@ -1,0 +1,58 @@
+"""What a run says while it goes on: metrics as JSON lines, for TensorBoard if wanted, and on the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+METRICS = "metrics.jsonl"
+
+
+class Reporter:
+    """end: of the clock that the bar follows. tensorboard: event files in `out` as well."""
+
+    def __init__(self, out: Path, end: float, tensorboard: bool = False) -> None:
+        self.path, self.end = out / METRICS, end
+        self.writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # which needs the package tensorboard
+
+            self.writer = SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task("", total=end)
+            self.bar.start()
+
+    def resume(self, step: int) -> None:
+        """Forget what was written after `step`, which will be done again."""
+        if self.path.exists():
+            lines = self.path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            self.path.write_text("".join(kept))
+
+    def say(self, step: int, clock: float, **values: Any) -> None:
+        line = json.dumps({"step": step, **values})
+        with self.path.open("a") as file:
+            print(line, file=file)
+        if self.writer:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self.writer.add_scalar(name, value, step)
+        if self.bar:
+            told = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, (int, float)))
+            self.bar.update(self.task, completed=min(clock, self.end), description=f"step {step}  {told}")
+        else:
+            print(line, flush=True)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+        if self.writer:
+            self.writer.close()
