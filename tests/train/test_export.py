@@ -21,7 +21,7 @@ from bitnet.train.export import TOKENIZER, export
 from bitnet.train.model import TernaryLM
 from bitnet.train.stories import stories
 from bitnet.train.trainer import HeldOut, Plan, Trainer
-from bitnet.train.vocabulary import END, END_OF_TURN, train_tokenizer
+from bitnet.train.vocabulary import END, END_OF_TURN, train_tokenizer, write_tokenizer
 
 LENGTH = 48
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows, float]:
     out = tmp_path_factory.mktemp("run")
     documents = [corpus.Document(story.text) for story in islice(stories(0), 60)]
     tokenizer = train_tokenizer((document.text for document in documents), 512)
-    builtin.write_tokenizer(tokenizer, out / TOKENIZER)
+    write_tokenizer(tokenizer, out / TOKENIZER)
     rows = np.stack(list(corpus.rows(documents, tokenizer, LENGTH)))
     held_out = Rows(rows[:12])
     model = TernaryLM({**builtin.DESCRIPTION, **SMALL, "vocab_size": 512}, dtype=torch.float32)

@@ -31,6 +31,8 @@ COMMANDS = {
     "perplexity": ("bitnet.cli.perplexity", "Measure how well a model predicts a text."),
     "eval": ("bitnet.cli.eval", "Count how often a model picks the right one of several texts."),
     "quantize": ("bitnet.cli.quantize", "Make a float model ternary, without training."),
+    "train": ("bitnet.cli.train", "Train a model: pretrain, fine-tune or distill."),
+    "export": ("bitnet.cli.export", "Write what was trained as a model file."),
     "bench": ("bitnet.cli.bench", "Measure tokens per second and memory bandwidth."),
     "bench serve": ("bitnet.cli.bench_serve", "Put load on a server and measure what its users feel."),
     "tune": ("bitnet.cli.tune", "Find the fastest settings for a model on this machine."),

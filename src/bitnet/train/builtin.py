@@ -7,7 +7,6 @@ bitnet export DIR --gguf stories.gguf
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 from itertools import islice
@@ -15,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
-from bitnet.tokenizer.chat import BITNET
 from bitnet.train import corpus as texts
 from bitnet.train import data
 from bitnet.train.batches import Rows
 from bitnet.train.export import TOKENIZER
 from bitnet.train.model import TernaryLM
 from bitnet.train.trainer import FINISH, HeldOut, Plan, Trainer
-from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN, SPECIAL_TOKENS, VOCABULARY_SIZE, train_tokenizer
+from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN, VOCABULARY_SIZE, train_tokenizer, write_tokenizer
 
 CONTEXT = 512
 DESCRIPTION: dict[str, Any] = {
@@ -92,15 +89,6 @@ def prepare(folder: Path, out: Path, tokens: int) -> tuple[Rows, HeldOut]:
     characters = sum(map(len, held_out_text.read_text("utf-8").split(texts.SEPARATOR)))
     measured = data.open_rows(held_out, CONTEXT)
     return Rows(data.open_rows(train, CONTEXT), SEED), HeldOut(Rows(measured), len(measured), characters)
-
-
-def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """As Hugging Face folders have it, with the chat template that conversations are written in."""
-    folder.mkdir(exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    begin, end, _ = SPECIAL_TOKENS
-    said = {"bos_token": begin, "eos_token": end, "add_bos_token": True, "chat_template": BITNET}
-    (folder / "tokenizer_config.json").write_text(json.dumps(said, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,8 @@ class Trainer:
         self.module.to(self.group.device)
         self.optimizers = Optimizers(module, rates or Rates())
         self.schedule = schedule or Schedule(plan.end)
-        self.loss: Any = torch.compile(self.module.loss, dynamic=False) if plan.compile else self.module.loss
+        loss: Any = self.module.loss
+        self.loss: Any = torch.compile(loss, dynamic=False) if plan.compile else loss
         self.step, self.seconds, self.position = 0, 0.0, 0
         self.skipped, self.rollbacks = 0, 0
         self.tokens, self.asked, self.stopping = 0, False, False

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from bitnet.tokenizer.chat import BITNET
 
 SPECIAL_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 BEGIN, END, END_OF_TURN = range(3)
@@ -35,3 +39,12 @@ def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY_SIZE) -> Tokeni
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """As Hugging Face folders have it, with the chat template that conversations are written in."""
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    begin, end, _ = SPECIAL_TOKENS
+    said = {"bos_token": begin, "eos_token": end, "add_bos_token": True, "chat_template": BITNET}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said, indent=2) + "\n")

@@ -1,0 +1,171 @@
+"""A run from its configuration: tokenizer, rows, model and trainer, put together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from bitnet.errors import ParameterError
+from bitnet.formats import open as open_checkpoint
+from bitnet.formats.atomic import replacing_folder
+from bitnet.quant.threshold import Rule
+from bitnet.tokenizer import Tokenizer, chat_template_for
+from bitnet.train import data
+from bitnet.train.batches import Rows
+from bitnet.train.config import RunConfig
+from bitnet.train.described import Described
+from bitnet.train.distill import Distillation, Weights
+from bitnet.train.export import TOKENIZER
+from bitnet.train.model import TernaryLM
+from bitnet.train.optimizer import Rates
+from bitnet.train.parallel import Group
+from bitnet.train.quantizers import FLOAT, Recipe
+from bitnet.train.records import records
+from bitnet.train.schedule import Schedule
+from bitnet.train.trainer import HeldOut, Plan, Trainer
+from bitnet.train.vocabulary import train_tokenizer, write_tokenizer
+
+CONFIG = "config.yaml"
+LASTING = ("task", "model", "recipe", "teacher", "tokenizer", "data", "optimizer", "schedule")  # the same when resumed
+
+
+def run(config: RunConfig) -> bool:
+    """Train, or go on from the last checkpoint in `config.out`; False where a signal ended it before the end."""
+    group = Group.join()
+    try:
+        torch.set_num_threads(config.training.threads or max(1, torch.get_num_threads() // group.size))
+        if group.rank == 0:
+            settle(config)
+        group.wait()
+        trainer = make_trainer(config, group)
+        return trainer.run()
+    finally:
+        group.leave()
+
+
+def settle(config: RunConfig) -> None:
+    """Make all that comes before training, where it is not in `config.out` already."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    values, path = plain(asdict(config)), config.out / CONFIG
+    if path.exists():
+        before = yaml.safe_load(path.read_text("utf-8"))
+        changed = [name for name in LASTING if before.get(name) != values[name]]
+        if changed:
+            raise ParameterError(
+                f"{config.out} holds a run with another {', '.join(changed)}.",
+                "Choose another out, or delete that folder.",
+            )
+    path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
+    if not (config.out / TOKENIZER).exists():
+        make_tokenizer(config)
+    make_rows(config)
+
+
+def plain(value: Any) -> Any:
+    """As YAML writes and reads it."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def make_tokenizer(config: RunConfig) -> None:
+    wanted, target = config.tokenizer, config.out / TOKENIZER
+    if wanted.vocabulary:
+        texts = first_texts(config, wanted.documents)
+        write_tokenizer(train_tokenizer(texts, wanted.vocabulary), target)
+        return
+    path = wanted.path or config.model.path or config.teacher.path
+    if path is None:
+        raise ParameterError("The run has no tokenizer: give tokenizer.path, or tokenizer.vocabulary to train one.")
+    with replacing_folder(target) as folder:
+        for name, value in open_tokenizer(path).to_folder().items():
+            (folder / name).write_text(json.dumps(value, ensure_ascii=False) + "\n", "utf-8")
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    if path.is_dir():
+        return Tokenizer.from_folder(path)
+    with open_checkpoint(path) as checkpoint:
+        return Tokenizer.from_checkpoint(checkpoint)
+
+
+def first_texts(config: RunConfig, count: int) -> Iterable[str]:
+    for source in config.data.train:
+        for record in islice(records(source.path, source.separator), count):
+            if isinstance(record.get(source.text), str):
+                yield record[source.text]
+            for message in record.get(source.messages) or []:
+                yield str(message.get("content", ""))
+
+
+def make_rows(config: RunConfig) -> None:
+    tokenizer = Tokenizer.from_folder(config.out / TOKENIZER)
+    encoder = data.Encoder(tokenizer, chat_template_for(Described(description(config)), tokenizer))
+    made = config.data
+    for name, sources, limit in (("train", made.train, made.tokens), ("held_out", made.held_out, None)):
+        if sources:
+            data.prepare(config.out / f"{name}.bin", sources, encoder, made.length, limit)
+
+
+def description(config: RunConfig) -> dict[str, Any]:
+    """What the chat template is chosen by."""
+    if config.model.config:
+        return config.model.config
+    with open_checkpoint(config.model.path or config.teacher.path) as checkpoint:  # type: ignore[arg-type]
+        return {"model_type": checkpoint.architecture}
+
+
+def make_trainer(config: RunConfig, group: Group) -> Trainer:
+    training, out = asdict(config.training), config.out
+    training.pop("threads")
+    plan = Plan(out, **training)
+    rows = Rows(data.open_rows(out / "train.bin", config.data.length), training["seed"])
+    held_out = None
+    if config.data.held_out:
+        words = data.open_rows(out / "held_out.bin", config.data.length)
+        held_out = HeldOut(Rows(words), len(words))
+    return Trainer(
+        make_module(config),
+        rows,
+        plan,
+        rates=Rates(**asdict(config.optimizer)),
+        schedule=Schedule(plan.end, **asdict(config.schedule)),
+        held_out=held_out,
+        group=group,
+    )
+
+
+def make_module(config: RunConfig) -> nn.Module:
+    chosen, dtype = config.recipe, getattr(torch, config.model.dtype)
+    rule = Rule(chosen.rule, chosen.alpha, chosen.group)
+    recipe = Recipe(rule, chosen.activations, chosen.trainable_scale, chosen.mixed)
+    options = {"dtype": dtype, "checkpointing": config.model.checkpointing, "seed": config.training.seed}
+    path = config.model.path or config.teacher.path
+    if config.model.config:
+        tokens = Tokenizer.from_folder(config.out / TOKENIZER).vocab_size
+        model = TernaryLM({"vocab_size": tokens, **config.model.config}, recipe, **options)
+        if model.config.vocab_size < tokens:
+            raise ParameterError(f"The tokenizer has {tokens} tokens, the model {model.config.vocab_size}.")
+    else:
+        assert path is not None  # RunConfig has seen to it
+        model = TernaryLM.from_pretrained(path, recipe, sub_norms=config.model.sub_norms, **options)
+    if config.data.length > model.config.max_position_embeddings:
+        raise ParameterError(
+            f"Rows of {config.data.length} tokens do not fit into the model's context of "
+            f"{model.config.max_position_embeddings}."
+        )
+    if config.task != "distill":
+        return model
+    weights = asdict(config.teacher)
+    teacher = TernaryLM.from_pretrained(weights.pop("path"), FLOAT, dtype=dtype)
+    return Distillation(model, teacher, Weights(**weights))
