@@ -16,6 +16,8 @@ from bitnet.cli.main import main
 from bitnet.formats import open as open_checkpoint
 from bitnet.tokenizer import Tokenizer
 from bitnet.train.export import trained
+from bitnet.train.launch import opened
+from bitnet.train.quantizers import FLOAT
 
 SHAPE = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -74,7 +76,7 @@ def test_a_float_model_is_trained_and_exported_as_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "settings"),
     [
-        ("finetune", ["model.path={}/teacher", "recipe.rule=threshold", "schedule.blend=0.5"]),
+        ("finetune", ["model.path={}/float", "recipe.rule=threshold", "schedule.blend=0.5"]),
         ("distill", ["teacher.path={}/teacher", "model.sub_norms=true", "training.rows_at_once=4"]),
     ],
 )
@@ -90,6 +92,12 @@ def test_a_float_model_becomes_ternary(task: str, settings: list[str], folder: P
     with torch.no_grad():
         expected = trained(tmp_path / "run")(torch.tensor([tokens]))[0].numpy()
     tiny.assert_same_logits(tiny.logits(tiny.load(tmp_path / "a.gguf", "cpu"), tokens), expected, 2e-4, task)
+
+
+def test_a_run_and_what_was_exported_of_it_are_the_same_beginning(folder: Path) -> None:
+    run, file = (opened(folder / name, FLOAT, False, dtype=torch.float32) for name in ("float", "teacher"))
+    assert run.shapes == file.shapes
+    assert all(torch.equal(run.master(name), file.master(name)) for name in run.shapes)
 
 
 def test_a_folder_that_holds_another_run_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ from bitnet.train.data import Source
 
 @dataclass(frozen=True)
 class ModelSection:
-    """path: a model file to go on from; config: the entries of a config.json, to begin anew. sub_norms: see
-    with_sub_norms. checkpointing: keep less for the backward pass, and compute it again."""
+    """path: a model file, or a run's folder, to go on from. config: the entries of a config.json, to begin anew.
+    sub_norms: see with_sub_norms. checkpointing: keep less for the backward pass, and compute it again."""
 
     path: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class RecipeSection:
 
 @dataclass(frozen=True)
 class TeacherSection:
-    """path: the teacher's model file. The rest: see distill.Weights."""
+    """path: the teacher: a model file, or the folder of a run. The rest: see distill.Weights."""
 
     path: Path | None = None
     logits: float = 10.0

@@ -18,12 +18,12 @@ from bitnet.formats import open as open_checkpoint
 from bitnet.formats.atomic import replacing_folder
 from bitnet.quant.threshold import Rule
 from bitnet.tokenizer import Tokenizer, chat_template_for
-from bitnet.train import data
+from bitnet.train import checkpoint, data
 from bitnet.train.batches import Rows
 from bitnet.train.config import RunConfig
-from bitnet.train.described import Described
+from bitnet.train.described import Described, with_sub_norms
 from bitnet.train.distill import Distillation, Weights
-from bitnet.train.export import TOKENIZER
+from bitnet.train.export import TOKENIZER, trained
 from bitnet.train.model import TernaryLM
 from bitnet.train.optimizer import Rates
 from bitnet.train.parallel import Group
@@ -93,10 +93,11 @@ def make_tokenizer(config: RunConfig) -> None:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
+    """Of a run, a model folder or a file."""
     if path.is_dir():
-        return Tokenizer.from_folder(path)
-    with open_checkpoint(path) as checkpoint:
-        return Tokenizer.from_checkpoint(checkpoint)
+        return Tokenizer.from_folder(path / TOKENIZER if is_run(path) else path)
+    with open_checkpoint(path) as file:
+        return Tokenizer.from_checkpoint(file)
 
 
 def first_texts(config: RunConfig, count: int) -> Iterable[str]:
@@ -121,8 +122,12 @@ def description(config: RunConfig) -> dict[str, Any]:
     """What the chat template is chosen by."""
     if config.model.config:
         return config.model.config
-    with open_checkpoint(config.model.path or config.teacher.path) as checkpoint:  # type: ignore[arg-type]
-        return {"model_type": checkpoint.architecture}
+    path = config.model.path or config.teacher.path
+    assert path is not None  # RunConfig has seen to it
+    if is_run(path):
+        return trained(path).description
+    with open_checkpoint(path) as file:
+        return {"model_type": file.architecture}
 
 
 def make_trainer(config: RunConfig, group: Group) -> Trainer:
@@ -158,7 +163,7 @@ def make_module(config: RunConfig) -> nn.Module:
             raise ParameterError(f"The tokenizer has {tokens} tokens, the model {model.config.vocab_size}.")
     else:
         assert path is not None  # RunConfig has seen to it
-        model = TernaryLM.from_pretrained(path, recipe, sub_norms=config.model.sub_norms, **options)
+        model = opened(path, recipe, config.model.sub_norms, **options)
     if config.data.length > model.config.max_position_embeddings:
         raise ParameterError(
             f"Rows of {config.data.length} tokens do not fit into the model's context of "
@@ -167,5 +172,20 @@ def make_module(config: RunConfig) -> nn.Module:
     if config.task != "distill":
         return model
     weights = asdict(config.teacher)
-    teacher = TernaryLM.from_pretrained(weights.pop("path"), FLOAT, dtype=dtype)
+    teacher = opened(weights.pop("path"), FLOAT, False, dtype=dtype)
     return Distillation(model, teacher, Weights(**weights))
+
+
+def opened(path: Path, recipe: Recipe, sub_norms: bool, **options: Any) -> TernaryLM:
+    """The masters of a model file, or of a run, which are the unrounded ones."""
+    if not is_run(path):
+        return TernaryLM.from_pretrained(path, recipe, sub_norms=sub_norms, **options)
+    before = trained(path)
+    description = with_sub_norms(before.description) if sub_norms else before.description
+    model = TernaryLM(description, recipe, **options)
+    model.load_masters((name, before.master(name).detach().numpy()) for name in before.shapes)
+    return model
+
+
+def is_run(path: Path) -> bool:
+    return path.is_dir() and bool(checkpoint.found(path))

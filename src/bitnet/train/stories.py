@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from random import Random
 
 from bitnet.train.templates import Plot, Slots, parse, plots, small_talk, tables, words, write
@@ -151,3 +155,22 @@ def tidy(text: str) -> str:
 def capitalize(text: str) -> str:
     """A capital after a full stop. Not after a quotation, whose sentence may go on: "Help!" she cried."""
     return re.sub(r"(^|[.!?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
+
+
+def main() -> None:
+    """Write stories and conversations, for trying things out: python -m bitnet.train.stories DIR [COUNT]"""
+    folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20_000
+    folder.mkdir(parents=True, exist_ok=True)
+    told = [story.text for story in islice(stories(0), count)]
+    held_out = count // 50
+    for name, texts in (("held_out.txt", told[:held_out]), ("stories.txt", told[held_out:])):
+        (folder / name).write_text("\n<|endoftext|>\n".join(texts) + "\n", "utf-8")
+    rng, roles = Random(1), ("user", "assistant")
+    with (folder / "chat.jsonl").open("w", encoding="utf-8") as file:
+        for _ in range(count // 5):
+            messages = [{"role": role, "content": said} for turn in chat(rng) for role, said in zip(roles, turn)]
+            print(json.dumps({"messages": messages}), file=file)
+
+
+if __name__ == "__main__":
+    main()

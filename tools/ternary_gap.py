@@ -1,0 +1,191 @@
+"""How much a ternary model loses to a float one, and how much of that distillation wins back: a study to reproduce.
+
+python tools/ternary_gap.py --texts runs/texts --out runs/gap --steps 2000 --seeds 3
+python tools/ternary_gap.py --texts runs/texts --out runs/gap --steps 2000 --seeds 3 --report
+
+Arms, each with every seed and on the same number of tokens, T:
+
+float      from nothing, nothing rounded (Llama)
+ternary    from nothing, ternary (Llama with sub-norms, which is BitNet)
+ternary2   the same on 2 T, as many as a ternary model that starts from the float one has seen
+continual  the float model of the same seed, trained on as a ternary one
+distilled  the same with sub-norms put in, a quarter of T on plain text, then with the float model as the teacher
+
+Every run is a folder of `bitnet train`: killed, the study goes on where it was. The report has the held-out loss of an
+arm, its gap to the float one, paired by seed, with a 95 % interval, and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SHAPE = {
+    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": True,
+}  # fmt: skip
+FLOAT = {"mixed": {".*": 16}}
+STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # 97.5 %, by the number of seeds
+ARMS = ("float", "ternary", "ternary2", "continual", "distilled")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--texts", type=Path, required=True, help="folder with stories.txt and held_out.txt")
+    add("--out", type=Path, required=True)
+    add("--steps", type=int, default=2000)
+    add("--rows", type=int, default=16)
+    add("--length", type=int, default=256)
+    add("--hidden", type=int, default=256)
+    add("--layers", type=int, default=4)
+    add("--vocabulary", type=int, default=2048)
+    add("--seeds", type=int, default=3)
+    add("--arms", nargs="+", choices=ARMS, default=ARMS)
+    add("--eager", action="store_true", help="without torch.compile")
+    add("--report", action="store_true", help="only write the report of what has been trained")
+    given = parser.parse_args()
+    if not given.report:
+        for seed in range(given.seeds):
+            for arm in given.arms:
+                for name, config in runs(arm, seed, given):
+                    train(given.out / name, config)
+    report(given.out, range(given.seeds))
+
+
+def runs(arm: str, seed: int, given: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    """The runs of an arm, in their order, the measured one last; each has the arm and the seed in its name."""
+    teacher, tokenizer = str(given.out / f"float-{seed}"), str(given.out / "float-0")
+    shape = {**SHAPE, "hidden_size": given.hidden, "intermediate_size": 2 * given.hidden}
+    shape |= {"num_hidden_layers": given.layers, "num_attention_heads": given.hidden // 64}
+    shape |= {"num_key_value_heads": max(1, given.hidden // 128)}
+    new = {"model_type": "llama" if arm == "float" else "bitnet", **shape}
+    first = given.steps // 4
+    fresh = {"task": "pretrain", "model": {"config": new}}
+    if arm == "float":
+        return [(f"{arm}-{seed}", base({**fresh, "recipe": FLOAT}, seed, given.steps, given, tokenizer))]
+    if arm.startswith("ternary"):
+        steps = given.steps * (2 if arm == "ternary2" else 1)
+        return [(f"{arm}-{seed}", base(fresh, seed, steps, given, tokenizer))]
+    if arm == "continual":
+        tuned = {"task": "finetune", "model": {"path": teacher}}
+        return [(f"{arm}-{seed}", base(tuned, seed + 1000, given.steps, given, tokenizer))]
+    refined = {"task": "finetune", "model": {"path": teacher, "sub_norms": True}}
+    distilled = {
+        "task": "distill",
+        "model": {"path": str(given.out / f"refined-{seed}")},
+        "teacher": {"path": teacher, "logits": 1.0, "attention": 1.0, "temperature": 1.0},
+    }
+    return [
+        (f"refined-{seed}", base(refined, seed + 1000, first, given, tokenizer)),
+        (f"{arm}-{seed}", base(distilled, seed + 2000, given.steps - first, given, tokenizer)),
+    ]
+
+
+def base(config: dict[str, Any], seed: int, steps: int, given: argparse.Namespace, tokenizer: str) -> dict[str, Any]:
+    """With the data and the tokenizer that all runs share; the first run makes the tokenizer."""
+    own = config.get("recipe") == FLOAT and seed == 0
+    return {
+        **config,
+        "tokenizer": {"vocabulary": given.vocabulary} if own else {"path": tokenizer},
+        "data": {
+            "train": [{"path": str(given.texts / "stories.txt")}],
+            "held_out": [{"path": str(given.texts / "held_out.txt")}],
+            "length": given.length,
+        },
+        "training": {
+            "steps": steps, "rows": given.rows, "seed": seed, "compile": not given.eager,
+            "log_every": max(1, steps // 100), "evaluate_every": 1e9, "keep": 1,
+        },
+    }  # fmt: skip
+
+
+def train(out: Path, config: dict[str, Any]) -> None:
+    if final(out) is not None:
+        return
+    print(f"== {out.name}", flush=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    path = out.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(config))
+    command = "from bitnet.cli.main import main; main()"
+    subprocess.run([sys.executable, "-c", command, "train", str(path), "--out", str(out)], check=True)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    path = out / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def final(out: Path) -> float | None:
+    """The held-out loss at the end of a run, nats per token; None while it has not ended."""
+    return next((line["held_out"] for line in metrics(out) if line.get("final")), None)
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean."""
+    if len(values) < 2:
+        return math.nan
+    return STUDENT_T.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def report(out: Path, seeds: range) -> None:
+    table: dict[str, dict[str, Any]] = {}
+    for arm in ARMS:
+        found = {seed: (final(out / f"{arm}-{seed}"), final(out / f"float-{seed}")) for seed in seeds}
+        pairs = [(a, b) for a, b in found.values() if a is not None and b is not None]
+        if pairs:
+            losses, gaps = [a for a, _ in pairs], [a - b for a, b in pairs]
+            table[arm] = {
+                "seeds": len(pairs), "loss": statistics.mean(losses), "loss_interval": interval(losses),
+                "gap": statistics.mean(gaps), "gap_interval": interval(gaps),
+            }  # fmt: skip
+    lines = ["| arm | seeds | held-out nats per token | gap to float |", "|---|---|---|---|"]
+    for arm, row in table.items():
+        loss, gap = (f"{row[name]:.4f} ± {row[f'{name}_interval']:.4f}" for name in ("loss", "gap"))
+        lines.append(f"| {arm} | {row['seeds']} | {loss} | {gap} |")
+    if "distilled" in table and table.get("ternary", {}).get("gap"):
+        share = table["distilled"]["gap"] / table["ternary"]["gap"]
+        lines += ["", f"The gap of the distilled model is {share:.2f} of that of the ternary one from nothing."]
+    print("\n".join(lines))
+    (out / "gap.md").write_text("\n".join(lines) + "\n")
+    (out / "gap.json").write_text(json.dumps(table, indent=2) + "\n")
+    plot(out, table, seeds)
+
+
+def plot(out: Path, table: dict[str, dict[str, Any]], seeds: range) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for number, arm in enumerate(table):
+        for seed in seeds:
+            lines = [line for line in metrics(out / f"{arm}-{seed}") if "loss" in line and arm != "distilled"]
+            tokens = [line["tokens"] / 1e6 for line in lines]
+            label = arm if seed == seeds[0] and lines else None
+            left.plot(tokens, [line["loss"] for line in lines], color=f"C{number}", alpha=0.6, lw=1, label=label)
+    left.set(xlabel="million tokens", ylabel="training loss, nats per token", title="distilled: its loss is another")
+    left.legend()
+    arms = list(table)
+    right.errorbar(
+        range(len(arms)), [table[arm]["gap"] for arm in arms], [table[arm]["gap_interval"] for arm in arms],
+        fmt="o", capsize=4,
+    )  # fmt: skip
+    right.set(xticks=range(len(arms)), xticklabels=arms, ylabel="held-out loss above the float model's", title="95 %")
+    right.axhline(0, color="grey", lw=0.8)
+    figure.savefig(out / "gap.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
