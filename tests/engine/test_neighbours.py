@@ -14,6 +14,7 @@ import tiny
 import bitnet._core as core
 from bitnet import backends
 from bitnet.engine import LLM, EngineConfig, SamplingParams, Sequence
+from bitnet.engine.sequence import NEVER
 from bitnet.engine.service import Service
 
 PATIENCE = 120  # seconds

@@ -76,7 +76,7 @@ def activations(x: Torch, bits: int, blend: Torch | None) -> tuple[Torch, Torch]
 
 
 class BitLinear(torch.autograd.Function):
-    """x (T, k) times each quantised (n, k) -> one (T, n) for each; x is quantised once for all of them.
+    """x (T, k) times each quantised (n, k) -> one (T, n) for each; x is quantised once, and they are one product.
 
     weights: codes and scale of each in turn.
     """
@@ -84,24 +84,30 @@ class BitLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Torch, bits: int, blend: Torch | None, *weights: Torch) -> tuple[Torch, ...]:
         q, s = activations(x, bits, blend)
-        ctx.save_for_backward(q, s, *weights)
-        pairs = zip(weights[::2], weights[1::2], strict=True)
-        return tuple(((q @ codes.t()).float() * (scale / s)).to(x.dtype) for codes, scale in pairs)
+        codes, scales = stacked(weights)
+        ctx.save_for_backward(q, s, codes, scales)
+        ctx.scale_shapes = [scale.shape for scale in weights[1::2]]
+        ctx.sizes = [len(each) for each in weights[::2]]
+        return ((q @ codes.t()).float() * (scales / s)).to(x.dtype).split(ctx.sizes, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Torch) -> tuple[Torch | None, ...]:
-        q, s, *weights = ctx.saved_tensors
-        x_grad, weight_grads = None, []
-        for i, g in enumerate(grads):
-            codes, scale = weights[2 * i : 2 * i + 2]
-            part = (g * scale.to(g.dtype)) @ codes
-            x_grad = part if x_grad is None else x_grad + part
-            of_matrix = (g.float() / s).to(q.dtype).t() @ q
-            of_scale = None
-            if ctx.needs_input_grad[4 + 2 * i]:
-                of_scale = (of_matrix.float() * codes).sum(1 if scale.ndim else None)
-            weight_grads += [of_matrix, of_scale]
+        q, s, codes, scales = ctx.saved_tensors
+        grad = grads[0] if len(grads) == 1 else torch.cat(grads, 1)
+        x_grad = (grad * scales.to(grad.dtype)) @ codes
+        of_matrix = (grad.float() / s).to(q.dtype).t() @ q
+        weight_grads: list[Torch | None] = []
+        parts = zip(of_matrix.split(ctx.sizes), codes.split(ctx.sizes), ctx.scale_shapes, strict=True)
+        for i, (part, own, shape) in enumerate(parts):
+            wanted = ctx.needs_input_grad[4 + 2 * i]
+            weight_grads += [part, (part.float() * own).sum(1 if shape else None) if wanted else None]
         return x_grad, None, None, *weight_grads
+
+
+def stacked(weights: Sequence[Torch]) -> tuple[Torch, Torch]:
+    """Codes and scales in turn, as the codes (n of all, k) and a scale for each row."""
+    codes = weights[0] if len(weights) == 2 else torch.cat(list(weights[::2]))
+    return codes, torch.cat([scale.expand(len(each)) for each, scale in zip(weights[::2], weights[1::2], strict=True)])
 
 
 def bit_linear(x: Torch, *weights: Quantized) -> tuple[Torch, ...]:
@@ -216,7 +222,7 @@ class TorchOps(Ops):
     def take(self, x: Torch, rows: Ints | None) -> Torch:
         return x if rows is None else x[torch.as_tensor(rows).long()]
 
-    def head(self, x: Torch, weight: Torch, top: Any = 0) -> Torch:
+    def head(self, x: Torch, weight: Torch, top: int = 0) -> Torch:
         return self.linear(x, weight)[0]
 
 
