@@ -309,7 +309,7 @@ def test_it_fits_a_telephone(server: Served, visit: Open, width: int) -> None:
 def test_a_prompt_that_is_too_long_is_said_and_can_be_shortened(page: Any) -> None:
     ask(page, "word " * 2000)
     page.wait_for_selector(".failure")
-    assert re.search(r"The prompt has \d{4} tokens; the context holds 512\.", page.inner_text(".failure"))
+    assert re.search(r"maximum context length is 512 tokens; the prompt has \d{4}\.", page.inner_text(".failure"))
     page.click(".failure button")
     page.fill(".editor textarea", QUESTION)
     page.press(".editor textarea", "Enter")

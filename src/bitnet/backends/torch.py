@@ -88,7 +88,7 @@ class BitLinear(torch.autograd.Function):
         ctx.save_for_backward(q, s, codes, scales)
         ctx.scale_shapes = [scale.shape for scale in weights[1::2]]
         ctx.sizes = [len(each) for each in weights[::2]]
-        return ((q @ codes.t()).float() * (scales / s)).to(x.dtype).split(ctx.sizes, 1)
+        return ((q @ codes.t()).float() * (scales / s)).to(x.dtype).split(ctx.sizes, 1)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def backward(ctx: Any, *grads: Torch) -> tuple[Torch | None, ...]:
@@ -222,7 +222,7 @@ class TorchOps(Ops):
     def take(self, x: Torch, rows: Ints | None) -> Torch:
         return x if rows is None else x[torch.as_tensor(rows).long()]
 
-    def head(self, x: Torch, weight: Torch, top: int = 0) -> Torch:
+    def head(self, x: Torch, weight: Torch, top: int | Ints = 0) -> Torch:
         return self.linear(x, weight)[0]
 
 
