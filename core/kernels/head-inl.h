@@ -28,7 +28,8 @@ BITNET_INLINE void screen_tile(const uint8_t* w, int64_t blocks, const ScreenTok
 #ifndef BITNET_SCREEN_TILES
 // M tokens and G row groups, one after the other: a row group stays in the first cache.
 template <int M, int G>
-BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, double (*out)[M][kGroupRows]) {
+BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, const uint8_t*, int64_t,
+                                double (*out)[M][kGroupRows]) {
   for (int g = 0; g < G; ++g)
     for (int m = 0; m < M; ++m) screen_tile(w + 64 * g * blocks, blocks, x[m], out[g][m]);
 }
@@ -37,7 +38,11 @@ BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenTo
 template <int M, int G>
 BITNET_INLINE void screen_tokens(const ScreenTask& task, int64_t group, const ScreenToken* tokens) {
   double sums[G][M][kGroupRows];
-  screen_tiles<M, G>(task.codes + group * task.blocks * 64, task.blocks, tokens, sums);
+  const uint8_t* w = task.codes + group * task.blocks * 64;
+  const int64_t passes = (task.count + 3) / 4, pass = (tokens - task.tokens) / 4, pair = 2 * task.blocks * 64;
+  // Of several passes over a pair of row groups each fetches a part of the next pair, for one alone would have to wait.
+  const int64_t ahead_bytes = G == 2 && passes > 1 ? 128 / passes : 0;
+  screen_tiles<M, G>(w, task.blocks, tokens, w + pair + pass * pair / passes, ahead_bytes, sums);
   for (int g = 0; g < G; ++g) {
     const int64_t row = (group + g) * kGroupRows;
     const F32x16 scale = load(task.scales + row), error = load(task.errors + row), norm = load(task.norms + row);

@@ -5,7 +5,8 @@
 #define BITNET_SCREEN_TILE
 #define BITNET_SCREEN_TILES
 template <int M, int G>
-BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, double (*out)[M][kGroupRows]) {
+BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, const uint8_t* ahead,
+                                int64_t ahead_bytes, double (*out)[M][kGroupRows]) {
   constexpr int S = M * G < 4 ? 4 / (M * G) : 1;
   __m512i hi[S][G][M], lo[S][G][M];
   for (int s = 0; s < S; ++s)
@@ -15,10 +16,11 @@ BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenTo
 #pragma GCC unroll 4
     for (int s = 0; s < S; ++s) {
       __m512i v[G];
+      if (ahead_bytes) _mm_prefetch((const char*)(ahead + (b + s) * ahead_bytes), _MM_HINT_T1);
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) {
         const uint8_t* p = w + 64 * (g * blocks + b + s);
-        prefetch(p + kPrefetchBytes);
+        if (!ahead_bytes) prefetch(p + kPrefetchBytes);
         v[g] = _mm512_loadu_si512(p);
       }
 #pragma GCC unroll 4
