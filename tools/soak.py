@@ -181,7 +181,8 @@ class Soak:
         with self.aborted(writer):
             writer.write(self.random.choice([b"", b"POST ", b"GET / HTTP/1.1\r\nHost: a", b"\x16\x03\x01"]))
             with suppress(TimeoutError, asyncio.TimeoutError, ConnectionError):
-                await asyncio.wait_for(reader.read(), self.random.choice([1, 5, 30]))
+                patience = min(self.random.choice([1, 5, 30]), max(0.1, self.until - time.monotonic()))
+                await asyncio.wait_for(reader.read(), patience)
         self.seen["said nothing"] += 1
 
     async def watch(self) -> None:
