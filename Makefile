@@ -1,9 +1,10 @@
 # The same few commands here and in CI. Each sets up what it needs in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+FUZZ_SECONDS ?= 60
 CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 
-.PHONY: run test test-all lint bench goldens clean
+.PHONY: run test test-all lint sanitize fuzz bench goldens clean
 .DELETE_ON_ERROR:
 
 run: .venv/built
@@ -25,6 +26,14 @@ lint: .venv/lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint deploy/Dockerfile
+
+# The core's tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: .venv/test
+	tools/sanitize.sh
+
+# What reads model files, with bytes that lead where no others have; the corpus stays in build/.
+fuzz: .venv/fuzz
+	$(BIN)/python tests/fuzz/fuzz_model_files.py build/fuzz/corpus -max_total_time=$(FUZZ_SECONDS) -verbosity=0 -print_final_stats=1
 
 bench: .venv/built
 	$(BIN)/bitnet bench --synthetic 2B-4T
@@ -55,6 +64,10 @@ goldens: .venv/built
 .venv/clients-%: tests/live/clients/environments/%.txt .venv/bin/python
 	$(PYTHON) -m venv --clear $@ 2>/dev/null || { $(PYTHON) -m venv --clear --without-pip $@ && $@/bin/python tools/install_pip.py; }
 	$@/bin/pip install -q -r $< || { rm -rf $@; exit 1; }
+	@touch $@
+
+.venv/fuzz: .venv/test
+	$(BIN)/pip install -q --group fuzz
 	@touch $@
 
 .venv/lint: .venv/test

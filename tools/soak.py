@@ -103,9 +103,8 @@ class Soak:
     async def whole(self, body: dict[str, object]) -> tuple[str, int]:
         response = await self.http.post(CHAT, json=body)
         found = response.json()
-        return (
-            found["choices"][0]["message"]["content"] if response.status_code == 200 else str(found)
-        ), response.status_code
+        text = found["choices"][0]["message"]["content"] if response.status_code == 200 else str(found)
+        return text, response.status_code
 
     async def streamed(self, body: dict[str, object]) -> tuple[str, int]:
         parts: list[str] = []

@@ -27,10 +27,10 @@ typedef uint16_t Words __attribute__((vector_size(16)));
 typedef int16_t Entries __attribute__((vector_size(32)));
 typedef int8_t EntryBytes __attribute__((vector_size(16)));
 
-// Of tuple index e: the weight in place c.
+// Of tuple index e: the weight in place c; of those that do not occur, a small number.
 template <Packing packing>
 BITNET_INLINE constexpr int weight_of(int e, int c) {
-  if (packing == Packing::TL1) return c == 0 ? e / 3 - 1 : e % 3 - 1;
+  if (packing == Packing::TL1) return c == 0 ? e / 3 % 3 - 1 : e % 3 - 1;
   return (e + 13) / (c == 0 ? 9 : c == 1 ? 3 : 1) % 3 - 1;
 }
 

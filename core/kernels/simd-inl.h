@@ -43,6 +43,14 @@ BITNET_PAIRWISE(*)
 BITNET_PAIRWISE(/)
 BITNET_PAIRWISE(&)
 #undef BITNET_PAIRWISE
+template <class H>
+BITNET_INLINE Pair<H> operator<<(Pair<H> a, int n) {
+  return {a.lo << n, a.hi << n};
+}
+template <class H>
+BITNET_INLINE Pair<H> operator>>(Pair<H> a, int n) {
+  return {a.lo >> n, a.hi >> n};
+}
 
 template <class T>
 struct Wide;  // how to make and take apart a wide value

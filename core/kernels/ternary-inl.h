@@ -81,36 +81,59 @@ void ternary(const TernaryTask& task) {
 }
 
 void pack_panel(const int8_t* codes, int64_t padded, int64_t tokens, int8_t* panel) {
-  for (int64_t t = 0; t < tokens; ++t)
+  typedef int32_t Words __attribute__((vector_size(16)));
+  int64_t t = 0;
+  for (; t + 4 <= tokens; t += 4)  // a word is four columns; four words of four tokens change places
+    for (int64_t i = 0; i < padded; i += 16) {
+      Words w[4];
+      for (int j = 0; j < 4; ++j) __builtin_memcpy(&w[j], codes + (t + j) * padded + i, 16);
+      const Words ab = __builtin_shuffle(w[0], w[1], Words{0, 4, 1, 5}),
+                  AB = __builtin_shuffle(w[0], w[1], Words{2, 6, 3, 7}),
+                  cd = __builtin_shuffle(w[2], w[3], Words{0, 4, 1, 5}),
+                  CD = __builtin_shuffle(w[2], w[3], Words{2, 6, 3, 7});
+      const Words turned[4] = {
+          __builtin_shuffle(ab, cd, Words{0, 1, 4, 5}), __builtin_shuffle(ab, cd, Words{2, 3, 6, 7}),
+          __builtin_shuffle(AB, CD, Words{0, 1, 4, 5}), __builtin_shuffle(AB, CD, Words{2, 3, 6, 7})};
+      for (int j = 0; j < 4; ++j) __builtin_memcpy(panel + ((i / 4 + j) * tokens + t) * 4, &turned[j], 16);
+    }
+  for (; t < tokens; ++t)
     for (int64_t i = 0; i < padded / 4; ++i)
       __builtin_memcpy(panel + (i * tokens + t) * 4, codes + t * padded + i * 4, 4);
+}
+
+// The four bytes of each word, signed.
+BITNET_INLINE I32x16 sum_bytes(I32x16 words) {
+  return ((words << 24) >> 24) + ((words << 16) >> 24) + ((words << 8) >> 24) + (words >> 24);
 }
 
 void sum_panel(const int8_t* panel, int64_t padded, int64_t group, int64_t tokens, int32_t* sums) {
   for (int64_t first = 0; first < padded; first += group, sums += tokens) {
     const int64_t last = first + group < padded ? first + group : padded;
-    for (int64_t t = 0; t < tokens; ++t) {
-      int32_t sum = 0;
-      if (tokens == 1) {
-        for (int64_t i = first; i < last; ++i) sum += panel[i];
-      } else {
-        for (int64_t i = first / 4; i < last / 4; ++i) {
-          const int8_t* p = panel + (i * tokens + t) * 4;
-          sum += p[0] + p[1] + p[2] + p[3];
-        }
-      }
-      sums[t] = sum;
+    int64_t word = first / 4 * tokens;
+    const int64_t end = last / 4 * tokens;
+    for (int64_t t = 0; t < tokens; ++t) sums[t] = 0;
+    if (kLanes % tokens == 0) {
+      I32x16 total = fill(0);
+      for (; word + kLanes <= end; word += kLanes) total = total + sum_bytes(load((const int32_t*)(panel + word * 4)));
+      int32_t lanes[kLanes];
+      store(lanes, total);
+      for (int64_t i = 0; i < kLanes; ++i) sums[i % tokens] += lanes[i];
+    }
+    for (; word < end; ++word) {
+      const int8_t* p = panel + word * 4;
+      sums[word % tokens] += p[0] + p[1] + p[2] + p[3];
     }
   }
 }
 
 void scale_rows(const int32_t* acc, int64_t row_groups, int64_t tokens, const float* scales, int64_t scale_step,
                 const float* multipliers, float* y, int64_t ldy, int64_t rows) {
-  for (int64_t g = 0; g < row_groups; ++g) {
-    const int64_t first = g * kGroupRows, n = rows - first < kGroupRows ? rows - first : kGroupRows;
-    const F32x16 s = scale_step ? load(scales + first) : fill(scales[0]);
-    for (int64_t t = 0; t < tokens; ++t) {
-      const F32x16 v = to_float(load(acc + (g * tokens + t) * kGroupRows)) * (s / fill(multipliers[t]));
+  for (int64_t t = 0; t < tokens; ++t) {
+    const F32x16 multiplier = fill(multipliers[t]), same = fill(scales[0] / multipliers[t]);
+    for (int64_t g = 0; g < row_groups; ++g) {
+      const int64_t first = g * kGroupRows, n = rows - first < kGroupRows ? rows - first : kGroupRows;
+      const F32x16 factor = scale_step ? load(scales + first) / multiplier : same;
+      const F32x16 v = to_float(load(acc + (g * tokens + t) * kGroupRows)) * factor;
       if (n == kGroupRows) {
         store(y + t * ldy + first, v);
       } else {

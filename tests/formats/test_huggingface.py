@@ -81,7 +81,11 @@ def test_a_scale_in_bf16_is_read(folder, packed, save, safetensors_bytes):
         assert checkpoint.read(WEIGHT).scales == 0.5 and not checkpoint.read(WEIGHT).codes.any()
 
 
-@pytest.mark.parametrize("scale", [[0.0], [-1.0], [np.nan], [np.inf], [1.0, 2.0], []])
+SIGNALLING = np.array([0x7FA00000], np.uint32).view(np.float32)  # a NaN that arithmetic warns of
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [[0.0], [-1.0], [np.nan], SIGNALLING, [1e-40], [np.inf], [1.0, 2.0], []])
 def test_a_scale_that_is_not_one_positive_number_is_refused(folder, packed, scale):
     tensors = packed[1] | {WEIGHT + "_scale": np.array(scale, np.float32)}
     with (

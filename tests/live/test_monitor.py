@@ -99,7 +99,7 @@ def test_figures_and_their_history_are_shown(server: Server) -> None:
         told.tell("cpu_usage_ratio", 0.5, core=core)
     app = until(AppTest.from_file(PAGE), lambda app: "Throughput, tok/s" in charts(app))
     found = values(app)
-    assert (found["Running"], found["KV cache"], found["CPU"]) == ("3, 0 waiting", "25 %", "50 %")
+    assert (found["Running / waiting"], found["KV cache"], found["CPU"]) == ("3 / ?", "25 %", "50 %")
     assert (found["Temperature"], found["Memory"], found["Power"]) == ("51.5 °C", "3.00 GiB", "not reported")
     drawn = charts(app)
     assert {"Time to first token, ms", "CPU, % of each core", "Memory, GiB", "Temperature, °C"} <= drawn.keys()

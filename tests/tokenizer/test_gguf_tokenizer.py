@@ -92,6 +92,11 @@ def test_a_vocabulary_of_150_000_pieces_takes_seconds():
     assert merges_from_scores([*"0123456789abcdef", *(t for t in tokens if len(t) > 1)], [0.0] * (len(tokens) + 16))
 
 
+def test_pieces_of_which_millions_could_be_cut_are_refused():
+    with pytest.raises(FormatError, match="characters"):
+        merges_from_scores([f"{i:x}" * 200 for i in range(10_000)], [0.0] * 10_000)
+
+
 def test_bitnet_without_a_pre_tokenizer_name_is_llama_3(byte_level, llama3):
     del byte_level[KEY + "pre"], byte_level[KEY + "add_bos_token"]
     silent = Tokenizer.from_gguf({**byte_level, "general.architecture": "bitnet-b1.58"})

@@ -67,6 +67,15 @@ def test_tokens_that_only_tokenizer_config_knows_are_added(folder):
     assert tokenizer.token_bytes(699) == b""  # nothing has this id
 
 
+@pytest.mark.parametrize("option", ["lstrip", "rstrip"])
+def test_a_control_token_may_take_along_the_spaces_around_it(folder, option):
+    edit(folder, lambda c: [t.update({option: True}) for t in c["added_tokens"]])
+    library = small.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    text = "a  <|eot_id|> \n b"
+    ours = Tokenizer.from_folder(folder).encode(text, add_special=False, parse_special=True)
+    assert ours == library.encode(text, add_special_tokens=False).ids
+
+
 def test_merges_are_read_in_both_spellings(folder):
     before = Tokenizer.from_folder(folder).encode("the quick brown fox")
     edit(folder, lambda c: c["model"].update(merges=[" ".join(m) for m in c["model"]["merges"]]))
@@ -87,6 +96,10 @@ def test_a_pre_tokenizer_that_gguf_cannot_name_runs_but_is_not_written(folder):
         tokenizer.to_gguf()
 
 
+def replacement(pattern, content):
+    return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+
+
 BROKEN = {
     "unigram": lambda c: c["model"].update(type="Unigram"),
     "no model": lambda c: c.pop("model"),
@@ -103,6 +116,11 @@ BROKEN = {
     "unknown pre-tokenizer": lambda c: c.update(pre_tokenizer={"type": "Martian"}),
     "not byte-level": lambda c: c.update(pre_tokenizer=None),
     "added token without an id": lambda c: c["added_tokens"].append({"content": "x"}),
+    "replacements that double a text": lambda c: c.update(
+        normalizer={"type": "Sequence", "normalizers": [replacement("a", "aa")] * 30}
+    ),
+    "one long replacement": lambda c: c.update(normalizer=replacement("a", "b" * 10**6)),
+    "a few tokens far apart": lambda c: c["model"]["vocab"].update(zz=200_000),
 }
 
 

@@ -78,6 +78,11 @@ BITNET_INLINE __m512i ternary_one(const uint8_t* w, int64_t blocks, const int8_t
                           _mm512_add_epi32(_mm512_srai_epi32(even[2], 4), _mm512_srai_epi32(even[3], 6)));
 }
 
+// sum += code * the four bytes at q. Written out because gcc 12 copies and spills the sums around the intrinsic.
+BITNET_INLINE void add_products(__m512i& sum, __m512i code, const int8_t* q) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(code), "m"(*(const int32_t*)q));
+}
+
 // M tokens by G row groups: each field is moved to scale 1 once and serves all tokens, each broadcast serves all row
 // groups.
 template <Packing packing, int M, int G>
@@ -104,10 +109,8 @@ BITNET_INLINE void ternary_many(const uint8_t* w, int64_t stride, int64_t blocks
         v[g] = _mm512_srli_epi16(v[g], 2);
       }
       const int8_t* q = panel + (fields(packing) * b + f) * M * 4;
-      for (int m = 0; m < M; ++m) {
-        const __m512i four = broadcast(q + 4 * m);
-        for (int g = 0; g < G; ++g) sum[g][m] = _mm512_dpbusd_epi32(sum[g][m], code[g], four);
-      }
+      for (int m = 0; m < M; ++m)
+        for (int g = 0; g < G; ++g) add_products(sum[g][m], code[g], q + 4 * m);
     }
   }
   for (int g = 0; g < G; ++g)

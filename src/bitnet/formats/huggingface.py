@@ -146,7 +146,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         """The number to multiply the codes with, shape ()."""
         file = self._home[name]
         stored = DenseTensor(np.atleast_1d(file.read(name)), file.entries[name].dtype).dequantize()
-        with np.errstate(divide="ignore", over="ignore"):  # of 1 / 1e-40 comes no number
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # of 1 / 1e-40 comes no number
             scale = stored if self._multiply else np.float32(1) / stored
         if stored.size != 1 or not (np.isfinite(scale) & (scale > 0)).all():
             raise FormatError(f"{file.path}: {name} is {stored.reshape(-1)[:4]}; one positive number was expected.")

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from bitnet.monitor.history import Figures
-from bitnet.monitor.screen import NOT_TOLD, duration, mean, share
+from bitnet.monitor.screen import NOT_TOLD, count, duration, mean, share
 from bitnet.monitor.watch import Watch
 
 URL = os.environ.get("BITNET_MONITOR_URL", "http://127.0.0.1:8080")
@@ -66,15 +66,16 @@ def summary(now: Figures) -> None:
     told = (
         ("Generated", "…" if now.generation_rate is None else f"{now.generation_rate:,.1f} tok/s"),
         ("First token, p50", "–" if first is None else duration(first)),
-        ("Running", f"{now.running or 0:.0f}, {now.waiting or 0:.0f} waiting"),
+        ("Running / waiting", f"{count(now.running)} / {count(now.waiting)}"),
         ("KV cache", share(now.kv_cache_usage)),
         ("CPU", share(mean(now.cpu.values()))),
         ("Memory", memory),
         ("Temperature", NOT_TOLD if hottest is None else f"{hottest:.1f} °C"),
         ("Power", ", ".join(f"{watts:.1f} W" for watts in list(now.power.values())[:1]) or NOT_TOLD),
     )
-    for column, (name, value) in zip(st.columns(4) * 2, told, strict=True):
-        column.metric(name, value)
+    for row in (told[:4], told[4:]):
+        for column, (name, value) in zip(st.columns(4), row, strict=True):
+            column.metric(name, value)
 
 
 def charts(figures: Sequence[Figures], restarts: Sequence[float]) -> None:
@@ -112,8 +113,9 @@ def charts(figures: Sequence[Figures], restarts: Sequence[float]) -> None:
         "CPU frequency, GHz": labelled(history, "frequency", 1e-9, "core "),
     }
     times = [datetime.fromtimestamp(each.time) for each in history]
-    columns = st.columns(2)
     for i, (title, lines) in enumerate(shown.items()):
+        if i % 2 == 0:
+            columns = st.columns(2)  # a row of its own for each pair, and in a narrow window one below the other
         with columns[i % 2]:
             chart(title, times, lines, [datetime.fromtimestamp(each) for each in restarts])
 

@@ -62,7 +62,7 @@ class Metrics:
         self.requests = counter("requests", "Texts asked for, by how they ended.", "outcome")
         self.registry.register(Engines(loaded))
         self.registry.register(MachineCollector())
-        self._aliases = aliases
+        self._aliases, self._loaded = aliases, loaded
         self._models: dict[str, ModelMetrics] = {}
 
     def of(self, model: str) -> ModelMetrics:
@@ -72,6 +72,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """In Prometheus' format."""
+        for name in list(self._loaded()):
+            self.of(name)  # counters that begin with 0 have a rate from their first count on
         return generate_latest(Aliased(self.registry) if self._aliases else self.registry)
 
 

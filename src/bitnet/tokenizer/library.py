@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from bitnet.errors import BitNetError, FormatError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
 Json = Mapping[str, Any]
+MAX_GROWTH = 64  # times that a normalizer may lengthen a text
 _EMPTY: Json = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "post_processor": None}
 
 
@@ -63,6 +65,7 @@ class Splitter:
             # Text between control tokens is one unknown word; "" cannot be confused with a control token.
             self._matcher = Tokenizer(models.WordLevel({"": 0}, unk_token=""))
             self._matcher.add_special_tokens([_added(vocabulary, token, special=True) for token in self.ids])
+            self._names = {self._matcher.token_to_id(token): token for token in self.ids}
 
     def split(self, text: str) -> list[tuple[int | None, str]]:
         """The text's pieces in order, each with its id where it is a control token."""
@@ -70,14 +73,28 @@ class Splitter:
             return [(None, text)]
         with guarded("The text cannot be split"):
             found = self._matcher.encode(text, add_special_tokens=False)
-        pieces = zip(found.tokens, found.offsets, strict=True)
-        return [(self.ids[token] if token else None, text[start:end]) for token, (start, end) in pieces]
+        names = [self._names.get(i) for i in found.ids]  # found.tokens have the spaces around them that some take along
+        pieces = zip(names, found.offsets, strict=True)
+        return [(self.ids[name] if name else None, text[start:end]) for name, (start, end) in pieces]
 
 
 def check_json(tokenizer_json: Json) -> None:
-    """Ask the library whether the rules of a tokenizer.json make sense to it."""
+    """Ask the library whether the rules of a tokenizer.json make sense to it, and whether texts stay small by them."""
+    growth = _growth(tokenizer_json.get("normalizer"))
+    if growth > MAX_GROWTH:
+        raise FormatError(f"tokenizer.json's normalizer could make a text {growth:,} times as long.")
     with guarded("tokenizer.json is not understood"):
         _shell(tokenizer_json.get("normalizer"), tokenizer_json.get("pre_tokenizer"))
+
+
+def _growth(normalizer: Any) -> int:
+    """How many characters replacements may make of one: each multiplies what those before it have made."""
+    match normalizer:
+        case {"type": "Sequence", "normalizers": list(parts)}:
+            return prod(map(_growth, parts))
+        case {"type": "Replace", "content": str(content)}:
+            return 1 + len(content)  # a pattern may match between two characters
+    return 1
 
 
 def _shell(normalizer: Json | None, pre_tokenizer: Json | None) -> Tokenizer:

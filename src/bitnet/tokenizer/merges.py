@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-MAX_PIECE = 1024  # characters; a longer token is not split, so that a hostile one does not cost quadratic time
+from bitnet.errors import FormatError
+
+MAX_PIECE = 256  # characters; a longer token is not split, so that a hostile one does not cost quadratic time
+MAX_CHARACTERS = 1 << 22  # of all tokens together: twice those of the largest vocabulary
 
 Merge = tuple[str, str]
 
@@ -17,6 +20,9 @@ def merges_from_scores(
     `excluded` tokens (control, byte) neither merge nor are merged, so that no text can spell them.
     """
     ids = {token: i for i, token in enumerate(tokens) if token not in excluded}
+    characters = sum(map(len, ids))
+    if characters > MAX_CHARACTERS:
+        raise FormatError(f"The tokens have {characters:,} characters; at most {MAX_CHARACTERS:,} are accepted.")
     ranked = [
         (-scores[i], -len(token[:cut]), -(len(token) - cut), i, (token[:cut], token[cut:]))
         for token, i in ids.items()

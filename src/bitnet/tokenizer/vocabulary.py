@@ -14,7 +14,7 @@ from bitnet.tokenizer.merges import Merge
 Json = Mapping[str, Any]
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 MAX_TOKENS = 4_000_000
-MAX_PADDING = 1 << 18  # ids that no token has: as many as there are tokens in the largest vocabulary
+MAX_PADDING = 1 << 17  # ids that no token has
 SPACE = "▁"  # how SentencePiece writes a space
 
 # Tokens that end a turn or a text, known by their names, as llama.cpp knows them.

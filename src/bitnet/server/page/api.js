@@ -4,7 +4,7 @@ import { parseJson, storage } from "./dom.js";
 
 export const KEY = "bitnet.key";
 
-/** kind: "gone", "key", "busy", "broken" or "refused". retryAfter: seconds, where the server says so. */
+/** kind: "gone", "key", "busy", "long" (the context is full), "broken" or "refused". retryAfter: seconds, where the server says so. */
 export class ServerError extends Error {
   constructor(kind, message, retryAfter = null) {
     super(message);
@@ -28,12 +28,12 @@ export async function ask(path, { body, signal } = {}) {
 }
 
 async function refusal(answer) {
-  const said = parseJson(await answer.text().catch(() => ""))?.error?.message;
+  const { message: said, type } = parseJson(await answer.text().catch(() => ""))?.error ?? {};
   const after = parseFloat(answer.headers.get("Retry-After"));
   if (answer.status === 401 || answer.status === 403) return new ServerError("key", said || "The server wants a key.");
   if (answer.status === 429 || answer.status === 503)
     return new ServerError("busy", said || (answer.status === 429 ? "The server is busy." : "The server is not ready."), after >= 0 ? Math.min(after, 120) : null);
-  return new ServerError("refused", said || `The server answers with status ${answer.status}.`);
+  return new ServerError(type === "exceed_context_size_error" ? "long" : "refused", said || `The server answers with status ${answer.status}.`);
 }
 
 /** The data of each server-sent event, however the bytes are cut. */

@@ -130,13 +130,18 @@ function ending(message, writing) {
   if (writing && running.wait) return [h("div", { class: "failure wait" }, h("p", {}, running.wait))];
   if (writing) return message.content || message.reasoning ? [] : [h("span", { class: "waiting", role: "img", "aria-label": "The answer is being prepared" }, h("i"), h("i"), h("i"))];
   if (message.error) {
-    const mend = message.error.kind === "key" ? ["Enter the key", () => openSettings("key")] : ["Try again", () => regenerate(message)];
+    const mend = mends(message)[message.error.kind] ?? ["Try again", () => regenerate(message)];
     return [h("div", { class: "failure", role: "alert" }, h("p", {}, message.error.message), h("button", { type: "button", class: "plain", onclick: mend[1] }, mend[0]))];
   }
   if (message.ended === "stopped") return [h("p", { class: "note" }, "Stopped.")];
   if (message.ended === "length") return [h("p", { class: "note" }, "The limit of tokens was reached.")];
   return [];
 }
+
+const mends = (message) => ({
+  key: ["Enter the key", () => openSettings("key")],
+  long: ["Edit the message", () => editQuestion(message)],
+});
 
 function drawStats(message, element) {
   const stats = $(".stats", element);
@@ -149,7 +154,7 @@ function drawStats(message, element) {
     prompt != null && `prompt ${number(prompt, 9)}${cached ? `, ${number(cached, 9)} cached` : ""}`,
     contextOf(message),
   ];
-  stats.textContent = parts.filter(Boolean).join(" · ");
+  stats.textContent = parts.filter(Boolean).map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
   stats.title = message.model ?? "";
 }
 
@@ -221,6 +226,11 @@ function edit(message, element) {
   const bar = h("div", { class: "bar" }, h("button", { type: "button", class: "plain", onclick: cancel }, "Cancel"), h("button", { type: "button", class: "plain strong", onclick: done }, mine ? "Send" : "Save"));
   element.replaceChildren(h("div", { class: "editor" }, box, bar));
   box.focus();
+}
+
+function editQuestion(message) {
+  const at = conversation.messages.findLastIndex(({ role }, i) => role === "user" && i < conversation.messages.indexOf(message));
+  if (at >= 0) edit(conversation.messages[at], $("#messages").children[at]);
 }
 
 // ---------------------------------------------------------------------------------------------------------- answers

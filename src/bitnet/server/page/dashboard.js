@@ -67,6 +67,7 @@ const CARDS = [
     small: true,
     figures: [{ name: "hits in a minute", of: prefixHits, show: percent }],
     chart: { top: 1 },
+    none: "No prompts in the last minute",
     foot: sinceStart("bitnet_prefix_cache_hits_total"),
   },
   {

@@ -31,7 +31,9 @@ export const remove = ({ id }) => storage.remove(PREFIX + id);
 
 export const isConversation = (name) => !name || name.startsWith(PREFIX);
 
-export const titleOf = ({ title, messages }) => title || messages.find(({ role }) => role === "user")?.content.trim().split("\n")[0].slice(0, 80) || "New conversation";
+const shortened = (text) => (text.length > 80 ? `${text.slice(0, 79)}…` : text);
+
+export const titleOf = ({ title, messages }) => title || shortened(messages.find(({ role }) => role === "user")?.content.trim().split("\n")[0] ?? "") || "New conversation";
 
 export const settings = () => parseJson(storage.get(SETTINGS), {});
 export const saveSettings = (changed) => storage.set(SETTINGS, JSON.stringify(changed));
