@@ -90,7 +90,12 @@ class Soak:
     async def answered(self, i: int, model: str, stream: bool) -> None:
         body = self.proper(i, model, stream)
         while True:
-            text, status = await (self.streamed(body) if stream else self.whole(body))
+            try:
+                text, status = await (self.streamed(body) if stream else self.whole(body))
+            except (httpx.ReadError, httpx.RemoteProtocolError):
+                # A connection that was kept may be closed while the next request is on its way; all clients try again.
+                self.seen["tried again"] += 1
+                continue
             if status != 429:
                 break
             self.seen["told to come again"] += 1
@@ -176,7 +181,8 @@ class Soak:
         with self.aborted(writer):
             writer.write(self.random.choice([b"", b"POST ", b"GET / HTTP/1.1\r\nHost: a", b"\x16\x03\x01"]))
             with suppress(TimeoutError, asyncio.TimeoutError, ConnectionError):
-                await asyncio.wait_for(reader.read(), self.random.choice([1, 5, 30]))
+                patience = min(self.random.choice([1, 5, 30]), max(0.1, self.until - time.monotonic()))
+                await asyncio.wait_for(reader.read(), patience)
         self.seen["said nothing"] += 1
 
     async def watch(self) -> None:
@@ -205,6 +211,8 @@ class Soak:
         first, last = (
             [statistics.median(values) for values in list(zip(*part))[1:]] for part in (kept[:third], kept[-third:])
         )
+        if self.seen["tried again"] > self.seen["right"] // 100:
+            self.wrong.append("connections break off")
         growth = [after - before for before, after in zip(first, last)]
         if growth[0] > GROWTH[0] or growth[1] > GROWTH[1]:
             self.wrong.append(f"grew by {growth[0] / 2**20:.1f} MiB and {growth[1]:g} open files")

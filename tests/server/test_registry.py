@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import serving
 
 from bitnet.errors import FormatError
+from bitnet.server.registry import HOLDS, Registry
+from bitnet.server.settings import Settings
 
 CHAT = "/v1/chat/completions"
 
@@ -69,6 +73,23 @@ def test_a_model_that_cannot_be_loaded_is_an_error_each_time(tiny_gguf: Path) ->
             response = client.chat("a", model="second")
             assert response.status_code == 500 and "damaged" in response.json()["error"]["message"]
         assert states(client)["second"] == "unloaded" and client.chat("a").status_code == 200
+
+
+def test_a_model_is_not_unloaded_under_a_request_that_has_got_it() -> None:
+    async def got() -> None:
+        registry = Registry({"stand": serving.stand(serving.Paced())}, Settings(idle_unload=0.01))
+        unloading = asyncio.ensure_future(registry.unload_idle())
+        with ExitStack() as holds:  # as the gate has it for each request
+            HOLDS.set(holds)
+            served = await asyncio.ensure_future(registry.get())
+            await asyncio.sleep(0.3)  # many times as long as it takes to be idle
+            assert registry.loaded == {"stand": served} and served.service.running == 0
+        while registry.loaded:
+            await asyncio.sleep(0.01)
+        unloading.cancel()
+        await registry.close()
+
+    asyncio.run(asyncio.wait_for(got(), serving.PATIENCE))
 
 
 def test_an_idle_model_is_unloaded_and_comes_back(tiny_gguf: Path) -> None:

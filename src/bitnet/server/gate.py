@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bitnet.server.attend import ClientGone
 from bitnet.server.context import Context, Server
 from bitnet.server.errors import as_api_error, error_response, quoted
+from bitnet.server.registry import HOLDS
 
 ACCESS = logging.getLogger("bitnet.access")
 LOG = logging.getLogger("bitnet.server")
@@ -37,6 +39,8 @@ class Gate:
         lifecycle, working = self.server.lifecycle, scope["method"] == "POST"
         answer = Answer(send, context)
         lifecycle.in_flight += working
+        holds = ExitStack()
+        held = HOLDS.set(holds)
         try:
             if working and lifecycle.draining:
                 raise lifecycle.refusal()
@@ -51,6 +55,8 @@ class Gate:
                 LOG.exception("request %s failed", context.id)
             await error_response(told, scope["path"])(scope, receive, answer.send)
         finally:
+            HOLDS.reset(held)
+            holds.close()
             lifecycle.in_flight -= working
             answer.log(scope)
 

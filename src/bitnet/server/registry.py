@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -21,6 +22,8 @@ from bitnet.server.settings import Settings
 
 LOG = logging.getLogger("bitnet.server")
 T = TypeVar("T")
+# What the present request holds until its answer has been sent: a model that it got must not be unloaded under it.
+HOLDS: ContextVar[ExitStack | None] = ContextVar("holds", default=None)
 Opener = Callable[[], BitNet]  # what loads a model; runs in a thread
 
 
@@ -76,15 +79,20 @@ class Registry:
         return name
 
     async def get(self, name: str | None = None) -> Served:
-        """The model of that name, or the default one; waits while it loads. Raises ApiError 404."""
+        """The model of that name, or the default one; waits while it loads. Raises ApiError 404.
+
+        It stays loaded for as long as the request that this is called for lasts.
+        """
         name = self.check(name)
-        served = self.loaded.get(name)
-        if served is None:
+        while (served := self.loaded.get(name)) is None:
             task = self._loading.get(name)
             if task is None:
                 task = self._loading[name] = asyncio.create_task(self._load(name))
-            served = await asyncio.shield(task)  # whoever waits may leave; the others still want it
+            await asyncio.shield(task)  # whoever waits may leave; the others still want it
         served.last_used = time.monotonic()
+        holds = HOLDS.get()
+        if holds is not None:
+            holds.enter_context(served.in_use())
         return served
 
     async def _load(self, name: str) -> Served:

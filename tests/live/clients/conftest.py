@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,19 @@ def program(environment: str, name: str) -> Path:
 Ran = subprocess.CompletedProcess[str]
 
 
+def run_in(folder: Path, environment: str, name: str, *arguments: object, **variables: str) -> Ran:
+    """A program of an environment, to its end, offline and with this folder for its home."""
+    command = [program(environment, name), *arguments]
+    # Proxies of the tester's would come between.
+    inherited = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("BITNET_")}
+    env = {**inherited, "HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **variables}
+    options: Any = {"env": env, "cwd": folder, "capture_output": True, "text": True, "timeout": 900}
+    return subprocess.run(list(map(str, command)), **options)
+
+
 @pytest.fixture
 def ran(tmp_path: Path) -> Callable[..., Ran]:
-    """Runs a program of an environment to its end, offline and with a home of its own."""
-
-    def run(environment: str, name: str, *arguments: object, **variables: str) -> Ran:
-        command = [program(environment, name), *arguments]
-        # Proxies of the tester's would come between.
-        inherited = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and not k.startswith("BITNET_")}
-        env = {**inherited, "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", **variables}
-        return subprocess.run(
-            list(map(str, command)), env=env, cwd=tmp_path, capture_output=True, text=True, timeout=900
-        )
-
-    return run
+    return partial(run_in, tmp_path)
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import serving
+from live.clients.conftest import run_in
 
 from bitnet import BitNet
 
@@ -48,27 +48,32 @@ metric_list: [{metric: exact_match}]
 """
 
 
-@pytest.fixture
-def samples(ran: Callable[..., Any], client: serving.Client, tmp_path: Path) -> Callable[[str, str], list[Any]]:
-    """Of a task of one of these kinds: what lm-eval made of each question."""
+TASKS = {"choosing": CHOICE, "rolling": ROLLING, "writing": WRITING}
 
-    def run(name: str, kind: str) -> list[Any]:
-        data = tmp_path / "questions.jsonl"
-        data.write_text("".join(json.dumps(each) + "\n" for each in QUESTIONS))
-        (tmp_path / "tasks").mkdir()
-        (tmp_path / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, data=data, more=kind))
-        server = f"base_url={str(client.base_url).rstrip('/')}/v1/completions,model=tiny,auth_token=sesame"
-        how = "tokenizer_backend=remote,add_bos_token=True,num_concurrent=2,max_length=512"
-        done = ran(
-            "lm_eval", "lm_eval", "run", "--model", "local-completions", "--model_args", f"{server},{how}",
-            "--tasks", name, "--include_path", tmp_path / "tasks", "--output_path", tmp_path / "out", "--log_samples",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        (found,) = (tmp_path / "out").rglob("samples_*.jsonl")
-        lines = [json.loads(line) for line in found.read_text().splitlines()]
-        return sorted(lines, key=lambda line: int(line["doc_id"]))
 
-    return run
+@pytest.fixture(scope="module")
+def samples(client: serving.Client, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """By task: what lm-eval made of each question."""
+    folder = tmp_path_factory.mktemp("lm_eval")
+    data = folder / "questions.jsonl"
+    data.write_text("".join(json.dumps(each) + "\n" for each in QUESTIONS))
+    (folder / "tasks").mkdir()
+    for name, kind in TASKS.items():
+        (folder / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, data=data, more=kind))
+    server = f"base_url={str(client.base_url).rstrip('/')}/v1/completions,model=tiny,auth_token=sesame"
+    how = "tokenizer_backend=remote,add_bos_token=True,num_concurrent=2,max_length=512"
+    done = run_in(
+        folder, "lm_eval", "lm_eval", "run", "--model", "local-completions", "--model_args", f"{server},{how}",
+        "--tasks", ",".join(TASKS), "--include_path", folder / "tasks", "--output_path", folder / "out",
+        "--log_samples", OPENAI_API_KEY="sesame",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {name: sorted(read_samples(folder / "out", name), key=lambda line: int(line["doc_id"])) for name in TASKS}
+
+
+def read_samples(folder: Path, name: str) -> list[Any]:
+    (found,) = folder.rglob(f"samples_{name}_*.jsonl")
+    return [json.loads(line) for line in found.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +89,21 @@ def likelihood(model: BitNet, context: str, text: str) -> float:
     return math.fsum(each.logprob for each in scores[len(scores) - (len(model.tokenize(context + text)) - before) :])
 
 
-def test_choices_are_scored_as_the_engine_scores_them(samples: Callable[..., Any], model: BitNet) -> None:
-    for sample, asked in zip(samples("choosing", CHOICE), QUESTIONS, strict=True):
+def test_choices_are_scored_as_the_engine_scores_them(samples: dict[str, list[Any]], model: BitNet) -> None:
+    for sample, asked in zip(samples["choosing"], QUESTIONS, strict=True):
         scores = [float(each[0][0]) for each in sample["resps"]]
         expected = [likelihood(model, asked["question"], choice) for choice in asked["choices"]]
         assert scores == pytest.approx(expected, abs=1e-3)
         assert sample["acc"] == float(expected.index(max(expected)) == asked["answer"])
 
 
-def test_whole_texts_are_scored_too(samples: Callable[..., Any], model: BitNet) -> None:
-    for sample, asked in zip(samples("rolling", ROLLING), QUESTIONS, strict=True):
+def test_whole_texts_are_scored_too(samples: dict[str, list[Any]], model: BitNet) -> None:
+    for sample, asked in zip(samples["rolling"], QUESTIONS, strict=True):
         (score,) = sample["resps"][0] if isinstance(sample["resps"][0], list) else (sample["resps"][0],)
         assert float(score) == pytest.approx(likelihood(model, "", asked["question"]), abs=1e-3)
 
 
-def test_what_is_written_ends_where_it_should(samples: Callable[..., Any], model: BitNet) -> None:
-    for sample, asked in zip(samples("writing", WRITING), QUESTIONS, strict=True):
+def test_what_is_written_ends_where_it_should(samples: dict[str, list[Any]], model: BitNet) -> None:
+    for sample, asked in zip(samples["writing"], QUESTIONS, strict=True):
         expected = model.generate(asked["question"], max_tokens=12, temperature=0, stop=("e",))
         assert sample["resps"][0][0] == str(expected)
