@@ -10,6 +10,7 @@ import serving
 import tiny
 
 from bitnet.engine import LLM, EngineConfig
+from bitnet.tokenizer import Tokenizer
 from bitnet.tokenizer.chat import ChatTemplate
 
 # What is in the comments is what the server looks for in a template.
@@ -19,12 +20,14 @@ THINKER = "{# tools tool_calls <tool_call> #}{{ bos_token }}<think>\n"
 
 
 @contextmanager
-def speaking(text: str | Sequence[int], template: str = HERMES, **options: Any) -> Iterator[serving.Client]:
-    """A client of it. options: fields of Settings."""
-    tokenizer = tiny.tokenizer()
+def speaking(
+    text: str | Sequence[int], template: str = HERMES, tokenizer: Tokenizer | None = None, **options: Any
+) -> Iterator[serving.Client]:
+    """A client of it. tokenizer: of as many tokens as the tiny one, and with its ends. options: fields of Settings."""
+    tokenizer = tokenizer or tiny.tokenizer()
     chat = ChatTemplate(template, "plain")
     prompt = chat.apply([{"role": "user", "content": ""}], tokenizer)
-    said = tokenizer.encode(text, add_special=False) if isinstance(text, str) else list(text)
+    said = tokenizer.encode(text, add_special=False, parse_special=True) if isinstance(text, str) else list(text)
 
     def opened() -> Any:
         model = serving.Paced([*prompt, *said, *tokenizer.eos_ids])

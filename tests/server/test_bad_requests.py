@@ -221,7 +221,7 @@ def test_a_prompt_longer_than_the_context_is_told_both_counts(
     client: serving.Client, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     response = client.post(path, json={**body, "stream": stream})
-    check(response, 400, "maximum context length is 256")
+    check(response, 400, "context length is 256")
     error = response.json()["error"]
     assert error["type"] == "exceed_context_size_error"
     assert error["n_ctx"] == 256 and str(error["n_prompt_tokens"]) in error["message"]

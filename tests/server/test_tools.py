@@ -14,6 +14,7 @@ import speaker
 import tiny
 
 from bitnet.server.tool_prompt import adapted
+from bitnet.tokenizer import Tokenizer
 from bitnet.tokenizer.chat import CHATML, ChatTemplate
 
 CHAT = "/v1/chat/completions"
@@ -252,3 +253,23 @@ def test_earlier_thoughts_reach_templates_that_show_them() -> None:
         for name in ("reasoning_content", "reasoning"):
             messages = [{"role": "assistant", "content": "b", name: "hm"}]
             assert "[hm]" in client.post("/apply-template", json={"messages": messages}).json()["prompt"]
+
+
+def with_marks() -> Tokenizer:
+    """The tiny one, in which the tags are control tokens, as in some models."""
+    metadata = tiny.tokenizer().to_gguf()
+    tokens, types = [list(metadata[f"tokenizer.ggml.{name}"]) for name in ("tokens", "token_type")]
+    for i, name in enumerate(("<think>", "</think>", "<tool_call>", "</tool_call>"), 263):
+        tokens[i : i + 1], types[i : i + 1] = [name], [3]
+    return Tokenizer.from_gguf({**metadata, "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types,
+                                "general.architecture": "tiny", "tiny.vocab_size": 272})  # fmt: skip
+
+
+def test_tags_that_are_control_tokens() -> None:
+    with speaker.speaking(f"<think>\nOslo?\n</think>\n\n{TAGGED}", tokenizer=with_marks()) as client:
+        for message in (ask(client)["message"], streamed(client)[0]):
+            assert message["reasoning_content"] == "Oslo?" and message["content"] == "Let me see."
+            assert calls_of(message) == [("weather", {"city": "Oslo", "days": 1})]
+    with speaker.speaking("hm <b>\n</think>\n\nyes, surely", speaker.THINKER, tokenizer=with_marks()) as client:
+        message = ask(client, regex="yes|no")["message"]
+        assert message["reasoning_content"] == "hm <b>" and message["content"] == "yes"

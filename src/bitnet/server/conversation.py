@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from bitnet.engine import SamplingParams
+from bitnet.server import reasoning, tool_calls
 from bitnet.server.context import Context
 from bitnet.server.generation import Generation, Piece, Run, generate, told_reason
 from bitnet.server.grammar import Grammar, after_thoughts, compiled
@@ -16,6 +18,7 @@ from bitnet.server.registry import Served
 from bitnet.server.tool_calls import Arguments, Call, CallParser, Syntax
 from bitnet.server.tool_prompt import adapted
 from bitnet.server.tools import ToolUse, syntax_of
+from bitnet.tokenizer import Tokenizer
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -57,7 +60,9 @@ class Conversation:
         grammar = self.grammar()
         if self.tools is not None:
             grammar = self.tools.grammar(self.syntax, grammar)
-        return after_thoughts(grammar) if grammar is not None and thinking else grammar
+        if grammar is None or not thinking:
+            return grammar
+        return after_thoughts(grammar, self.served.model.tokenizer.id_of(reasoning.END))
 
 
 async def converse(conversation: Conversation, context: Context) -> Talk:
@@ -71,7 +76,13 @@ async def converse(conversation: Conversation, context: Context) -> Talk:
         constraint = None if grammar is None else await compiled(grammar, tokenizer)
     params = replace(params, stop=params.stop + template.stop)
     run = await generate(Generation(served, [ids], params, conversation.n, constraint), context)
-    return Talk(run, [Reader(thinking, conversation.parser()) for _ in run.sequences])
+    return Talk(run, [Reader(thinking, conversation.parser()) for _ in run.sequences], marks_of(tokenizer))
+
+
+def marks_of(tokenizer: Tokenizer) -> dict[int, str]:
+    """Some models have the tags of thoughts and calls as control tokens, others as text."""
+    names = (reasoning.BEGIN, reasoning.END, tool_calls.BEGIN, tool_calls.END)
+    return {token: name for name in names if (token := tokenizer.id_of(name)) is not None}
 
 
 class Reader:
@@ -112,16 +123,20 @@ class Said:
 
 
 class Talk:
-    """A run whose texts are answers: `async for said in talk`, or `close()` what is not read to its end."""
+    """A run whose texts are answers: `async for said in talk`, or `close()` what is not read to its end.
 
-    def __init__(self, run: Run, readers: list[Reader]) -> None:
-        self.run, self._readers = run, readers
+    marks: control tokens, which have no text, that are read like the tags that they are named by.
+    """
+
+    def __init__(self, run: Run, readers: list[Reader], marks: Mapping[int, str] = MappingProxyType({})) -> None:
+        self.run, self._readers, self._marks = run, readers, marks
 
     async def __aiter__(self) -> AsyncIterator[Said]:
         async for piece in self.run:
             reader = self._readers[piece.index]
             if piece.finish_reason is None:
-                yield Said(piece, reader.push(piece.text), None)
+                mark = "" if piece.token is None else self._marks.get(piece.token, "")
+                yield Said(piece, reader.push(mark + piece.text), None)
                 continue
             parts, reason = reader.flush(), told_reason(piece.finish_reason)
             yield Said(piece, parts, "tool_calls" if reason == "stop" and reader.called else reason)

@@ -77,9 +77,10 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def after_thoughts(grammar: Grammar) -> Grammar:
-    """The grammar, from the end of the thoughts on that the prompt has begun."""
-    return around(f'thoughts {NO_THOUGHT} @answer\nthoughts[lazy]: /(.|\\n)*/ "</think>"', grammar)
+def after_thoughts(grammar: Grammar, end: int | None = None) -> Grammar:
+    """The grammar, after the thoughts that the prompt has begun. end: the control token that ends them, if any."""
+    thoughts = 'thoughts[lazy]: /(.|\\n)*/ "</think>"' if end is None else f"thoughts: /(.|\\n)*/ <[{end}]>"
+    return around(f"thoughts {NO_THOUGHT} @answer\n{thoughts}", grammar)
 
 
 def either(rule: str, grammar: Grammar) -> Grammar:

@@ -117,7 +117,7 @@ def test_errors_are_of_the_right_class(client: Any) -> None:
     image = {"type": "image", "source": {"type": "url", "url": "http://localhost:1/x.png"}}
     for content, words in (
         ([image], "read text only"),
-        ("a " * 3000, "maximum context length"),
+        ("a " * 3000, "context length"),
         ([{"type": "text"}], "no text"),
     ):
         with pytest.raises(anthropic.BadRequestError, match=words) as caught:

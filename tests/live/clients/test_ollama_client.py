@@ -117,7 +117,7 @@ def test_embeddings(client: Any) -> None:
 def test_errors_say_why(client: Any) -> None:
     for ask, status, words in (
         (lambda: client.chat("other", STORY), 404, "no model"),
-        (lambda: client.chat("stories", [{"role": "user", "content": "a " * 3000}]), 400, "maximum context length"),
+        (lambda: client.chat("stories", [{"role": "user", "content": "a " * 3000}]), 400, "context length"),
         (lambda: client.chat("stories", [{"role": "user", "content": "a", "images": [b"x"]}]), 400, "read text only"),
         (lambda: client.generate("stories", "a", suffix="b"), 400, "suffix"),
         (lambda: client.generate("stories", "a", options={"mirostat": 2}), 400, "mirostat"),
