@@ -3,16 +3,17 @@
 python tools/ternary_gap.py --texts runs/texts --out runs/gap --steps 2000 --seeds 3
 python tools/ternary_gap.py --texts runs/texts --out runs/gap --steps 2000 --seeds 3 --report
 
-Arms, each with every seed and on the same number of tokens, T:
+Arms, each with every seed, on T tokens or on 2 T:
 
-float      from nothing, nothing rounded (Llama)
-ternary    from nothing, ternary (Llama with sub-norms, which is BitNet)
-ternary2   the same on 2 T, as many as a ternary model that starts from the float one has seen
-continual  the float model of the same seed, trained on as a ternary one
-distilled  the same with sub-norms put in, a quarter of T on plain text, then with the float model as the teacher
+float      T    from nothing, nothing rounded (Llama)
+float2     2 T  the same
+ternary    T    from nothing, ternary (Llama with sub-norms, which is BitNet)
+ternary2   2 T  the same
+continual  2 T  the float model of T of the same seed, trained on as a ternary one
+distilled  2 T  the same with sub-norms put in, a quarter of T on plain text, then with that float model as the teacher
 
 Every run is a folder of `bitnet train`: killed, the study goes on where it was. The report has the held-out loss of an
-arm, its gap to the float one, paired by seed, with a 95 % interval, and a plot.
+arm, its gap to the float one of as many tokens, paired by seed, with a 95 % interval, and a plot.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ SHAPE = {
 }  # fmt: skip
 FLOAT = {"mixed": {".*": 16}}
 STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # 97.5 %, by the number of seeds
-ARMS = ("float", "ternary", "ternary2", "continual", "distilled")
+COMPARED = {"float": "float", "float2": "float2", "ternary": "float"}  # with the float model of as many tokens: float2
+ARMS = ("float", "float2", "ternary", "ternary2", "continual", "distilled")
 
 
 def main() -> None:
@@ -69,13 +71,13 @@ def runs(arm: str, seed: int, given: argparse.Namespace) -> list[tuple[str, dict
     shape = {**SHAPE, "hidden_size": given.hidden, "intermediate_size": 2 * given.hidden}
     shape |= {"num_hidden_layers": given.layers, "num_attention_heads": given.hidden // 64}
     shape |= {"num_key_value_heads": max(1, given.hidden // 128)}
-    new = {"model_type": "llama" if arm == "float" else "bitnet", **shape}
+    new = {"model_type": "llama" if arm.startswith("float") else "bitnet", **shape}
     first = given.steps // 4
     fresh = {"task": "pretrain", "model": {"config": new}}
-    if arm == "float":
-        return [(f"{arm}-{seed}", base({**fresh, "recipe": FLOAT}, seed, given.steps, given, tokenizer))]
+    steps = given.steps * (2 if arm.endswith("2") else 1)
+    if arm.startswith("float"):
+        return [(f"{arm}-{seed}", base({**fresh, "recipe": FLOAT}, seed, steps, given, tokenizer))]
     if arm.startswith("ternary"):
-        steps = given.steps * (2 if arm == "ternary2" else 1)
         return [(f"{arm}-{seed}", base(fresh, seed, steps, given, tokenizer))]
     if arm == "continual":
         tuned = {"task": "finetune", "model": {"path": teacher}}
@@ -94,7 +96,7 @@ def runs(arm: str, seed: int, given: argparse.Namespace) -> list[tuple[str, dict
 
 def base(config: dict[str, Any], seed: int, steps: int, given: argparse.Namespace, tokenizer: str) -> dict[str, Any]:
     """With the data and the tokenizer that all runs share; the first run makes the tokenizer."""
-    own = config.get("recipe") == FLOAT and seed == 0
+    own = config.get("recipe") == FLOAT and seed == 0 and steps == given.steps
     return {
         **config,
         "tokenizer": {"vocabulary": given.vocabulary} if own else {"path": tokenizer},
@@ -132,16 +134,18 @@ def final(out: Path) -> float | None:
 
 
 def interval(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean."""
+    """Half the 95 % interval of the mean; 0 for one value, which has none."""
     if len(values) < 2:
-        return math.nan
+        return 0.0
     return STUDENT_T.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def report(out: Path, seeds: range) -> None:
     table: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
-        found = {seed: (final(out / f"{arm}-{seed}"), final(out / f"float-{seed}")) for seed in seeds}
+        found = {
+            seed: (final(out / f"{arm}-{seed}"), final(out / f"{COMPARED.get(arm, 'float2')}-{seed}")) for seed in seeds
+        }
         pairs = [(a, b) for a, b in found.values() if a is not None and b is not None]
         if pairs:
             losses, gaps = [a for a, _ in pairs], [a - b for a, b in pairs]
@@ -149,13 +153,15 @@ def report(out: Path, seeds: range) -> None:
                 "seeds": len(pairs), "loss": statistics.mean(losses), "loss_interval": interval(losses),
                 "gap": statistics.mean(gaps), "gap_interval": interval(gaps),
             }  # fmt: skip
-    lines = ["| arm | seeds | held-out nats per token | gap to float |", "|---|---|---|---|"]
+    lines = ["| arm | seeds | held-out nats per token | gap to a float model of as many tokens |", "|---|---|---|---|"]
     for arm, row in table.items():
-        loss, gap = (f"{row[name]:.4f} ± {row[f'{name}_interval']:.4f}" for name in ("loss", "gap"))
+        loss, gap = (
+            f"{row[name]:.4f}" + f" ± {row[f'{name}_interval']:.4f}" * (row["seeds"] > 1) for name in ("loss", "gap")
+        )
         lines.append(f"| {arm} | {row['seeds']} | {loss} | {gap} |")
-    if "distilled" in table and table.get("ternary", {}).get("gap"):
-        share = table["distilled"]["gap"] / table["ternary"]["gap"]
-        lines += ["", f"The gap of the distilled model is {share:.2f} of that of the ternary one from nothing."]
+    if "distilled" in table and table.get("ternary2", {}).get("gap"):
+        share = table["distilled"]["gap"] / table["ternary2"]["gap"]
+        lines += ["", f"The gap of the distilled model is {share:.2f} of that of ternary2, on as many tokens."]
     print("\n".join(lines))
     (out / "gap.md").write_text("\n".join(lines) + "\n")
     (out / "gap.json").write_text(json.dumps(table, indent=2) + "\n")
@@ -182,7 +188,12 @@ def plot(out: Path, table: dict[str, dict[str, Any]], seeds: range) -> None:
         range(len(arms)), [table[arm]["gap"] for arm in arms], [table[arm]["gap_interval"] for arm in arms],
         fmt="o", capsize=4,
     )  # fmt: skip
-    right.set(xticks=range(len(arms)), xticklabels=arms, ylabel="held-out loss above the float model's", title="95 %")
+    right.set(
+        xticks=range(len(arms)),
+        xticklabels=arms,
+        ylabel="held-out loss above a float model's of as many tokens",
+        title="95 %",
+    )
     right.axhline(0, color="grey", lw=0.8)
     figure.savefig(out / "gap.png", dpi=120)
 

@@ -92,7 +92,7 @@ def test_a_distilled_student_nears_its_teacher_and_is_all_that_is_saved(tmp_path
     first = trainer.train_step()
     trainer.run()
     batch = counting(64, 0).take(0, 8)
-    assert float(both.loss(batch)) / int((batch["targets"] >= 0).sum()) < 0.8 * first
+    assert both.loss(batch).item() / int((batch["targets"] >= 0).sum()) < 0.8 * first
     assert all(torch.equal(a, b) for a, b in zip(before, both.teacher.parameters(), strict=True))
     assert checkpoint.latest(tmp_path)["model"].keys() == TernaryLM(DESCRIPTION).state_dict().keys()
     torch.testing.assert_close(trained(tmp_path).loss(batch), both.evaluate(batch))

@@ -109,7 +109,7 @@ def test_a_folder_that_holds_another_run_is_refused(folder: Path, capsys: pytest
 def test_a_run_that_is_over_stays_as_it_is(folder: Path) -> None:
     before = losses(folder / "float")
     assert bitnet("train", folder / "float.yaml", "--out", folder / "float") == 0
-    assert [line for line in losses(folder / "float") if "loss" in line] == [line for line in before if "loss" in line]
+    assert losses(folder / "float") == before
 
 
 @pytest.mark.parametrize(

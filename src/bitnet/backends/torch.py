@@ -88,7 +88,8 @@ class BitLinear(torch.autograd.Function):
         ctx.save_for_backward(q, s, codes, scales)
         ctx.scale_shapes = [scale.shape for scale in weights[1::2]]
         ctx.sizes = [len(each) for each in weights[::2]]
-        return ((q @ codes.t()).float() * (scales / s)).to(x.dtype).split(ctx.sizes, 1)  # type: ignore[no-untyped-call]
+        y = ((q @ codes.t()).float() * (scales / s)).to(x.dtype)
+        return torch.split(y, ctx.sizes, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Torch) -> tuple[Torch | None, ...]:
@@ -97,7 +98,7 @@ class BitLinear(torch.autograd.Function):
         x_grad = (grad * scales.to(grad.dtype)) @ codes
         of_matrix = (grad.float() / s).to(q.dtype).t() @ q
         weight_grads: list[Torch | None] = []
-        parts = zip(of_matrix.split(ctx.sizes), codes.split(ctx.sizes), ctx.scale_shapes, strict=True)
+        parts = zip(torch.split(of_matrix, ctx.sizes), torch.split(codes, ctx.sizes), ctx.scale_shapes, strict=True)
         for i, (part, own, shape) in enumerate(parts):
             wanted = ctx.needs_input_grad[4 + 2 * i]
             weight_grads += [part, (part.float() * own).sum(1 if shape else None) if wanted else None]

@@ -112,15 +112,17 @@ class Trainer:
         """Train from wherever the last checkpoint left off; False where SIGTERM or Ctrl-C ended it before the end."""
         self.plan.out.mkdir(parents=True, exist_ok=True)
         self.resume()
+        if self.step and self.clock >= self.schedule.end:
+            return True  # it was over already
         if self.group.rank == 0:
             self.reporter = Reporter(self.plan.out, self.schedule.end, self.plan.tensorboard)
             self.reporter.resume(self.step)
         try:
             with self.interruptible():
                 self.train()
-            self.save()
             if not self.stopping:
                 self.say(**self.evaluate(), final=True)
+            self.save()
         finally:
             if self.reporter:
                 self.reporter.close()
