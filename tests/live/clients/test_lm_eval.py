@@ -113,9 +113,8 @@ def test_choices_are_scored_as_the_engine_scores_them(samples: dict[str, list[An
 def test_whole_texts_are_scored_too(samples: dict[str, list[Any]], model: BitNet) -> None:
     for sample, asked in zip(samples["rolling"], QUESTIONS, strict=True):
         (score,) = sample["resps"][0] if isinstance(sample["resps"][0], list) else (sample["resps"][0],)
-        assert float(score) == pytest.approx(
-            likelihood(model, [model.tokenizer.bos_id or 0], asked["question"]), abs=1e-3
-        )
+        expected = likelihood(model, [model.tokenizer.bos_id or 0], asked["question"])
+        assert float(score) == pytest.approx(expected, abs=1e-3)
 
 
 def test_what_is_written_ends_where_it_should(samples: dict[str, list[Any]], model: BitNet) -> None:
