@@ -1,4 +1,7 @@
-"""lm-eval's local-completions, end to end: its scores are those that the engine gives without a server."""
+"""lm-eval's local-completions, end to end: its scores are those that the engine gives without a server.
+
+It sends tokens, and puts no begin-of-text token before a question.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import serving
 from live.clients.conftest import run_in
 
 from bitnet import BitNet
+from bitnet.engine import SamplingParams
 
 QUESTIONS = [
     {"question": "The dog ran to the", "choices": [" end", " sea of stars", " x"], "answer": 0},
@@ -61,7 +65,7 @@ def samples(client: serving.Client, tmp_path_factory: pytest.TempPathFactory) ->
     for name, kind in TASKS.items():
         (folder / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, data=data, more=kind))
     server = f"base_url={str(client.base_url).rstrip('/')}/v1/completions,model=tiny,auth_token=sesame"
-    how = "tokenizer_backend=remote,add_bos_token=True,num_concurrent=2,max_length=512"
+    how = "tokenizer_backend=remote,num_concurrent=2,max_length=512"
     done = run_in(
         folder, "lm_eval", "lm_eval", "run", "--model", "local-completions", "--model_args", f"{server},{how}",
         "--tasks", ",".join(TASKS), "--include_path", folder / "tasks", "--output_path", folder / "out",
@@ -82,17 +86,26 @@ def model(tiny_gguf: Path) -> Any:
         yield opened
 
 
-def likelihood(model: BitNet, context: str, text: str) -> float:
-    """Of a text after another, in logarithms."""
-    before = len(model.tokenize(context))
-    scores = model.score(context + text)
-    return math.fsum(each.logprob for each in scores[len(scores) - (len(model.tokenize(context + text)) - before) :])
+def likelihood(model: BitNet, before: list[int], text: str) -> float:
+    """Of a text after these tokens, in logarithms."""
+    ids = model.tokenizer.encode(text, False)
+    sequence = model.llm.add_request(before + ids, SamplingParams(max_tokens=0), score_from=0)
+    for _ in model.llm.run([sequence]):
+        pass
+    return math.fsum(each.logprob for each in sequence.prompt_logprobs[-len(ids) :])
+
+
+def written(model: BitNet, ids: list[int]) -> str:
+    sequence = model.llm.add_request(ids, SamplingParams(max_tokens=12, temperature=0, stop=("e",)))
+    return "".join(output.text for output in model.llm.run([sequence]))
 
 
 def test_choices_are_scored_as_the_engine_scores_them(samples: dict[str, list[Any]], model: BitNet) -> None:
     for sample, asked in zip(samples["choosing"], QUESTIONS, strict=True):
         scores = [float(each[0][0]) for each in sample["resps"]]
-        expected = [likelihood(model, asked["question"], choice) for choice in asked["choices"]]
+        expected = [
+            likelihood(model, model.tokenizer.encode(asked["question"], False), choice) for choice in asked["choices"]
+        ]
         assert scores == pytest.approx(expected, abs=1e-3)
         assert sample["acc"] == float(expected.index(max(expected)) == asked["answer"])
 
@@ -100,10 +113,10 @@ def test_choices_are_scored_as_the_engine_scores_them(samples: dict[str, list[An
 def test_whole_texts_are_scored_too(samples: dict[str, list[Any]], model: BitNet) -> None:
     for sample, asked in zip(samples["rolling"], QUESTIONS, strict=True):
         (score,) = sample["resps"][0] if isinstance(sample["resps"][0], list) else (sample["resps"][0],)
-        assert float(score) == pytest.approx(likelihood(model, "", asked["question"]), abs=1e-3)
+        expected = likelihood(model, [model.tokenizer.bos_id or 0], asked["question"])
+        assert float(score) == pytest.approx(expected, abs=1e-3)
 
 
 def test_what_is_written_ends_where_it_should(samples: dict[str, list[Any]], model: BitNet) -> None:
     for sample, asked in zip(samples["writing"], QUESTIONS, strict=True):
-        expected = model.generate(asked["question"], max_tokens=12, temperature=0, stop=("e",))
-        assert sample["resps"][0][0] == str(expected)
+        assert sample["resps"][0][0] == written(model, model.tokenizer.encode(asked["question"], False))
