@@ -163,9 +163,8 @@ class UsageBody(BaseModel):
     prompt_tokens_details: CachedTokens
 
 
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
 FIELDS_OF_EVENT = {"event": {"type": "string"}, "data": {"type": "string"}}
-NAMED_EVENTS = {"text/event-stream": {"schema": {"type": "object", "properties": FIELDS_OF_EVENT}}}
+EVENTS = {"text/event-stream": {"schema": {"type": "object", "properties": FIELDS_OF_EVENT}}}
 LINES = {"application/x-ndjson": {"schema": {"type": "string"}}}
 
 

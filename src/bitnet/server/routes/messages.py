@@ -20,7 +20,7 @@ from bitnet.server.context import context_of, server_of
 from bitnet.server.conversation import Part, Said, Talk, Thought, converse
 from bitnet.server.encoding import JsonResponse
 from bitnet.server.generation import Usage
-from bitnet.server.schemas import NAMED_EVENTS, errors_of, streamed
+from bitnet.server.schemas import errors_of, streamed
 from bitnet.server.sse import EventStream, event
 from bitnet.server.tool_calls import Arguments, Call
 
@@ -74,7 +74,7 @@ class MessageBody(BaseModel):
     usage: MessageUsage
 
 
-@router.post("/v1/messages", responses=streamed(MessageBody, MESSAGE_ERRORS, NAMED_EVENTS))
+@router.post("/v1/messages", responses=streamed(MessageBody, MESSAGE_ERRORS))
 async def messages(body: MessagesRequest, request: HttpRequest) -> Response:
     """Answer a conversation."""
     context = context_of(request)

@@ -19,7 +19,7 @@ from bitnet.server.encoding import JsonResponse
 from bitnet.server.errors import ApiError
 from bitnet.server.generation import Usage
 from bitnet.server.responses_input import ResponsesRequest
-from bitnet.server.schemas import NAMED_EVENTS, streamed
+from bitnet.server.schemas import streamed
 from bitnet.server.sse import EventStream, event
 from bitnet.server.tool_calls import Arguments, Call
 
@@ -58,7 +58,7 @@ class ResponseBody(BaseModel):
     usage: ResponseUsage
 
 
-@router.post("/v1/responses", responses=streamed(ResponseBody, stream=NAMED_EVENTS))
+@router.post("/v1/responses", responses=streamed(ResponseBody))
 async def responses(body: ResponsesRequest, request: HttpRequest) -> Response:
     """Answer a conversation. Nothing of it is kept."""
     context = context_of(request)
