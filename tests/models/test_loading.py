@@ -375,7 +375,9 @@ def test_gguf_metadata_that_makes_no_sense_is_refused(gguf_file: Path, changes: 
 
 
 @pytest.mark.parametrize(
-    "factors", [np.ones(7), np.zeros(8), np.full(8, np.nan), np.ones(0)], ids=["7", "0", "nan", "none"]
+    "factors",
+    [np.ones(7), np.zeros(8), np.full(8, np.nan), np.ones(0), np.ones((2, 4))],
+    ids=["7", "0", "nan", "none", "matrix"],
 )
 def test_rotary_divisors_of_a_gguf_file_are_checked(gguf_file: Path, factors: Any) -> None:
     with pytest.raises(FormatError, match="rotary frequencies"):

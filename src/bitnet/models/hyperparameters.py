@@ -77,6 +77,9 @@ def from_gguf(checkpoint: Checkpoint) -> Config:
     theta, context = get.number("rope.freq_base", 10000.0), get.size("max_position_embeddings", "context_length")
     factors, yarn = gguf_scaling(get, theta, head_dim, context)
     if "rope_freqs.weight" in tensors:
+        shape = tensors["rope_freqs.weight"].shape
+        if len(shape) != 1:
+            raise FormatError(f"{checkpoint.path}: the divisors of the rotary frequencies have the shape {shape}.")
         factors = tuple(float(f) for f in checkpoint.read("rope_freqs.weight").dequantize())
     return Config(
         hidden_size=hidden,
