@@ -16,8 +16,9 @@ test: .venv/test
 # Clients that cannot live together, each with what it needs, for tests/live/clients.
 CLIENTS := $(patsubst tests/live/clients/environments/%.txt,.venv/clients-%,$(wildcard tests/live/clients/environments/*.txt))
 
+# TESTS: what to leave out, such as --ignore=tests/kernels.
 test-all: .venv/live $(CLIENTS)
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(TESTS)
 
 lint: .venv/lint
 	$(BIN)/ruff check .
