@@ -25,11 +25,11 @@ BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenTo
       }
 #pragma GCC unroll 4
       for (int m = 0; m < M; ++m) {
-        const __m512i high = broadcast(x[m].planes + 8 * (b + s)), low = broadcast(x[m].planes + 8 * (b + s) + 4);
+        const int8_t* planes = x[m].planes + 8 * (b + s);
 #pragma GCC unroll 2
         for (int g = 0; g < G; ++g) {
-          hi[s][g][m] = _mm512_dpbusd_epi32(hi[s][g][m], v[g], high);
-          lo[s][g][m] = _mm512_dpbusd_epi32(lo[s][g][m], v[g], low);
+          add_products(hi[s][g][m], v[g], planes);
+          add_products(lo[s][g][m], v[g], planes + 4);
         }
       }
     }

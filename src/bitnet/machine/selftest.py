@@ -146,7 +146,7 @@ def screened(core: Any) -> list[Array]:
     results, x, top = [], floats(5, 6, 96), 7
     for dtype, (weight, values) in dense_weights(core).items():
         weight.add_screen()
-        got, exact = core.head(x, weight, top), x.astype(np.float64) @ values.T
+        got, exact = core.head(x, weight, np.full(len(x), top, np.int32)), x.astype(np.float64) @ values.T
         kept = np.isfinite(got)
         near(got[kept], exact[kept], dtype)
         best = np.argsort(-exact, axis=1)[:, : top - 1]  # the last of them may be as large as the next, rounded
