@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import bitnet.formats
 from bitnet import backends, models
 from bitnet.backends.base import BLOCK_SIZE, Step
+from bitnet.engine.sampling import kl_divergence, log_softmax
 from bitnet.models import Decoder
 from bitnet.models.load import Progress
 from bitnet.tokenizer import Tokenizer
@@ -131,11 +132,18 @@ def run(model: Decoder, ids: list[int]) -> tuple[NDArray[np.float32], list[int]]
         "f32",
     )
     logits = np.asarray(model(Step.whole(ids), cache))
-    greedy = [int(logits[-1].argmax())]
-    while len(greedy) < count:
-        step = next_token(greedy[-1], len(ids) + len(greedy) - 1)
-        greedy.append(int(np.asarray(model(step, cache))[0].argmax()))
-    return logits, greedy
+    return logits, greedy(lambda step: model(step, cache), logits[-1], len(ids), count)
+
+
+def greedy(
+    run: Callable[[Step], NDArray[np.float32]], logits: NDArray[np.float32], length: int, count: int
+) -> list[int]:
+    """`count` tokens after the `length` that the cache holds, the first by `logits`; through whatever ends a text."""
+    found = [int(logits.argmax())]
+    while len(found) < count:
+        step = next_token(found[-1], length + len(found) - 1)
+        found.append(int(np.asarray(run(step))[0].argmax()))
+    return found
 
 
 def next_token(token: int, position: int) -> Step:
@@ -147,8 +155,7 @@ def next_token(token: int, position: int) -> Step:
 
 def divergence(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     """KL(softmax(a) || softmax(b)) of each row."""
-    p, q = (x - np.logaddexp.reduce(x, axis=1, keepdims=True) for x in (a.astype(np.float64), b.astype(np.float64)))
-    return np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)
+    return np.asarray(kl_divergence(log_softmax(a), log_softmax(b)), np.float64)
 
 
 def alike_at_first(a: list[int], b: list[int]) -> int:

@@ -196,6 +196,12 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
+def kl_divergence(p: Floats, q: Floats) -> Floats:
+    """KL(p || q) in nats, rows (..., vocab) of log-probabilities -> (...); not below 0, where rounding may leave it."""
+    result: Floats = np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0)
+    return result
+
+
 def log_softmax(logits: Floats) -> Floats:
     """(..., vocab) -> (..., vocab), in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)

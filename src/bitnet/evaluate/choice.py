@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitnet.engine import LLM
-from bitnet.evaluate.likelihood import Continuation, Likelihood, Progress, likelihoods
+from bitnet.evaluate.likelihood import Continuation, Likelihood, likelihoods
 from bitnet.evaluate.questions import Question
+from bitnet.models.load import Progress
 from bitnet.tokenizer import Tokenizer
 
 

@@ -16,7 +16,7 @@ from bitnet.bench.engines import Bitnet
 from bitnet.bench.machine import use_threads
 from bitnet.bench.speed import Sample, Test
 from bitnet.bench.suite import Plan, rounds
-from bitnet.convert.verify import PROMPTS, alike_at_first, next_token
+from bitnet.convert.verify import PROMPTS, alike_at_first, greedy
 from bitnet.evaluate.divergence import Divergence, divergence
 from bitnet.evaluate.perplexity import Perplexity, perplexity
 from bitnet.models import Decoder
@@ -146,20 +146,20 @@ def same_tokens(base: Tokenizer, other: Tokenizer, text: str) -> bool:
 def greedy_agreement(models: Sequence[Decoder], tokenizers: Sequence[Tokenizer]) -> tuple[int, int]:
     """Of the tokens (or, where these differ, characters) that both write after a few prompts: how many are the same up
     to the first difference, and how many there are."""
-    alike = written = 0
+    alike = count = 0
     for prompt in PROMPTS:
         ids = [tokenizer.encode(prompt) for tokenizer in tokenizers]
-        base, other = (greedy(model, each) for model, each in zip(models, ids, strict=True))
+        base, other = (written(model, each) for model, each in zip(models, ids, strict=True))
         if ids[0] != ids[1]:
             texts = [list(map(ord, t.decode(tokens))) for t, tokens in zip(tokenizers, (base, other), strict=True)]
             size = min(map(len, texts))
             base, other = texts[0][:size], texts[1][:size]
         alike += alike_at_first(base, other)
-        written += len(base)
-    return alike, written
+        count += len(base)
+    return alike, count
 
 
-def greedy(model: Decoder, ids: list[int]) -> list[int]:
+def written(model: Decoder, ids: list[int]) -> list[int]:
     """WRITTEN tokens after `ids`, through whatever ends a text."""
     c = model.config
     ids = ids or [0]
@@ -167,8 +167,4 @@ def greedy(model: Decoder, ids: list[int]) -> list[int]:
     blocks = -(-(len(ids) + count) // BLOCK_SIZE)
     cache = model.ops.new_cache(c.num_hidden_layers, blocks, c.num_key_value_heads, c.head_dim, "f16")
     run = model.ops.compile(model, cache)
-    found = [int(np.asarray(run(Step.whole(ids, [len(ids) - 1])))[0].argmax())]
-    while len(found) < count:
-        step = next_token(found[-1], len(ids) + len(found) - 1)
-        found.append(int(np.asarray(run(step))[0].argmax()))
-    return found
+    return greedy(run, np.asarray(run(Step.whole(ids, [len(ids) - 1])))[0], len(ids), count)

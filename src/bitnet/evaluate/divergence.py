@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet.engine.sampling import log_softmax
+from bitnet.engine.sampling import kl_divergence, log_softmax
 from bitnet.errors import BitNetError, ParameterError
-from bitnet.evaluate.perplexity import Progress, cut, runner, window_logits, window_tokens
+from bitnet.evaluate.perplexity import cut, runner, window_logits, window_tokens
 from bitnet.models import Decoder
+from bitnet.models.load import Progress
 from bitnet.tokenizer import Tokenizer
 
 
@@ -93,6 +94,6 @@ def row_by_row(
 ) -> tuple[NDArray[np.float64], ...]:
     q, p = (np.asarray(log_softmax(each), np.float64) for each in (logits, base_logits))
     rows = np.arange(len(logits))
-    kl = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)  # rounding may leave it a little below zero
+    kl = np.asarray(kl_divergence(p, q), np.float64)
     same = (logits.argmax(axis=1) == base_logits.argmax(axis=1)).astype(np.float64)
     return kl, same, -q[rows, ids], -p[rows, ids]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bitnet.engine import LLM, SamplingParams
 from bitnet.engine.sequence import Sequence as Running
 from bitnet.errors import ContextError, ParameterError
+from bitnet.models.load import Progress
 from bitnet.tokenizer import Tokenizer
-
-Progress = Callable[[int, int], None]  # (texts done, texts in all)
 
 
 @dataclass(frozen=True, slots=True)

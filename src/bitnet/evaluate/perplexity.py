@@ -20,10 +20,10 @@ from bitnet.backends.base import BLOCK_SIZE, Step
 from bitnet.engine.sampling import log_softmax
 from bitnet.errors import BitNetError, ParameterError
 from bitnet.models import Decoder
+from bitnet.models.load import Progress
 from bitnet.tokenizer import Tokenizer
 
 ROWS = 128  # of logits at a time: those of a vocabulary of 128,256 are 65 MB, and as much twice in float64
-Progress = Callable[[int, int], None]  # (windows done, windows in all)
 Run = Callable[[Step], NDArray[np.float32]]
 
 
