@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bitnet.backends.base import Ops, Weight
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
@@ -192,7 +193,7 @@ def is_kept(name: str, kept: list[str]) -> bool:
 
 def taken_from_file(checkpoint: Checkpoint, ops: Ops, spelled: str, ternary: bool) -> Weight | None:
     """One tensor, packed by the backend straight from the file; None where it has to be decoded first."""
-    stored = checkpoint.stored(spelled)
+    stored = None if len(checkpoint.tensors()[spelled].shape) == 1 else checkpoint.stored(spelled)
     if stored is None or (stored.scale is not None) != ternary or scale_name(spelled) in checkpoint.tensors():
         return None
     return ops.put_stored(stored)
@@ -201,6 +202,8 @@ def taken_from_file(checkpoint: Checkpoint, ops: Ops, spelled: str, ternary: boo
 def read_weight(checkpoint: Checkpoint, spelled: str, ternary: bool, rounds: bool) -> Tensor:
     """One tensor as the model uses it, with the separate `.scale` that llama.cpp allows beside a bitnet weight."""
     tensor = checkpoint.read(spelled)
+    if len(tensor.shape) == 1:  # a norm, which everything passes through
+        finite(tensor.dequantize(), spelled, checkpoint)
     return scaled(as_ternary(tensor, spelled, checkpoint, rounds) if ternary else tensor, spelled, checkpoint)
 
 
@@ -209,13 +212,17 @@ def as_ternary(tensor: Tensor, spelled: str, checkpoint: Checkpoint, rounds: boo
     the model's floats are masters."""
     if isinstance(tensor, TernaryTensor):
         return tensor
-    weight = tensor.dequantize()
-    if not np.isfinite(weight).all():
-        raise FormatError(f"{checkpoint.path}: {spelled} holds numbers that are not finite.")
+    weight = finite(tensor.dequantize(), spelled, checkpoint)
     exact = exact_ternary(weight)
     if exact is None and not rounds:
         raise partly_ternary(checkpoint, spelled)
     return exact or ternarize(weight)
+
+
+def finite(values: npt.NDArray[Any], spelled: str, checkpoint: Checkpoint) -> npt.NDArray[Any]:
+    if not np.isfinite(values).all():
+        raise FormatError(f"{checkpoint.path}: {spelled} holds numbers that are not finite.")
+    return values
 
 
 def partly_ternary(checkpoint: Checkpoint, spelled: str) -> FormatError:
@@ -237,6 +244,8 @@ def scaled(tensor: Tensor, spelled: str, checkpoint: Checkpoint) -> Tensor:
     scale = checkpoint.read(beside).dequantize()
     if scale.size != 1 or not np.isfinite(scale).all():
         raise FormatError(f"{checkpoint.path}: {beside} is {scale.reshape(-1)[:4]}; one finite number was expected.")
-    if isinstance(tensor, TernaryTensor):
-        return TernaryTensor(tensor.codes, tensor.scales * scale.reshape(()))
-    return DenseTensor(tensor.dequantize() * scale.reshape(()))
+    factor = scale.reshape(())
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(tensor, TernaryTensor):
+            return TernaryTensor(tensor.codes, finite(tensor.scales * factor, spelled, checkpoint))
+        return DenseTensor(finite(tensor.dequantize() * factor, spelled, checkpoint))
