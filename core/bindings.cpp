@@ -374,7 +374,7 @@ void add_screen(DenseWeight& w) {
   w.screen = std::make_shared<const Screen>(w);
 }
 
-Out<float> head_rows(In<float> x_in, const DenseWeight& w, In<int32_t> tops_in) {
+std::pair<Out<float>, int64_t> head_rows(In<float> x_in, const DenseWeight& w, In<int32_t> tops_in) {
   const Matrix<const float> x = matrix(x_in, "x");
   if (x.columns != w.k)
     fail("x has " + std::to_string(x.columns) + " columns; the weight is (" + std::to_string(w.n) + ", " +
@@ -382,8 +382,8 @@ Out<float> head_rows(In<float> x_in, const DenseWeight& w, In<int32_t> tops_in) 
   const int32_t* tops = vector_of(tops_in, "tops", x.rows);
   Out<float> y = empty<float>({x.rows, w.n});
   const Free free(kHeavy);
-  head(x, w, tops, y.data());
-  return y;
+  const int64_t read = head(x, w, tops, y.data());
+  return {std::move(y), read};
 }
 
 template <class Weight>
@@ -753,8 +753,10 @@ NB_MODULE(_core, m) {
         "x (T, k) times each weight (n, k), to (T, n). For ternary weights x is quantised by the absmax of each row, "
         "once.");
   m.def("head", &head_rows, "x"_a, "w"_a, "tops"_a,
-        "Logits (S, n) of x (S, k). With a screen and tops[s] > 0 only as many of the largest of row s, and their "
-        "equals, are sure to be there; all that are there equal linear's, the others are -inf.");
+        nb::sig("def head(x: numpy.typing.NDArray[numpy.float32], w: DenseWeight, tops: "
+                "numpy.typing.NDArray[numpy.int32]) -> tuple[numpy.typing.NDArray[numpy.float32], int]"),
+        "Logits (S, n) of x (S, k), and how many rows were read precisely for them. With a screen and tops[s] > 0 as "
+        "many of the largest of row s, and those equal to the last of them: they equal linear's, the others are -inf.");
   m.def("embed", &embed_rows<DenseWeight>, "w"_a, "ids"_a, "Rows of a table, dequantised: ids (T,) to (T, k).");
   m.def("embed", &embed_rows<TernaryWeight>, "w"_a, "ids"_a);
   m.def("rms_norm", &rms_norm_rows, "x"_a, "weight"_a, "eps"_a,

@@ -25,9 +25,13 @@ BITNET_INLINE void screen_tile(const uint8_t* w, int64_t blocks, const ScreenTok
 }
 #endif
 
-#ifndef BITNET_SCREEN_TILES
-// M tokens and G row groups, one after the other: a row group stays in the first cache.
-template <int M, int G>
+#ifdef BITNET_SCREEN_TILES
+constexpr bool kCoarseScreen = true;
+#else
+constexpr bool kCoarseScreen = false;  // products of 16 bits cost the same for any code
+
+// P planes of M tokens, and G row groups, one after the other: a row group stays in the first cache.
+template <int P, int M, int G>
 BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, const uint8_t*, int64_t,
                                 double (*out)[M][kGroupRows]) {
   for (int g = 0; g < G; ++g)
@@ -35,14 +39,16 @@ BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenTo
 }
 #endif
 
-template <int M, int G>
+template <int P, int M, int G>
 BITNET_INLINE void screen_tokens(const ScreenTask& task, int64_t group, const ScreenToken* tokens) {
+  constexpr int kMost = 8 / P;
   double sums[G][M][kGroupRows];
   const uint8_t* w = task.codes + group * task.blocks * 64;
-  const int64_t passes = (task.count + 3) / 4, pass = (tokens - task.tokens) / 4, pair = 2 * task.blocks * 64;
+  const int64_t passes = (task.count + kMost - 1) / kMost, pass = (tokens - task.tokens) / kMost,
+                pair = 2 * task.blocks * 64;
   // Of several passes over a pair of row groups each fetches a part of the next pair, for one alone would have to wait.
   const int64_t ahead_bytes = G == 2 && passes > 1 ? 128 / passes : 0;
-  screen_tiles<M, G>(w, task.blocks, tokens, w + pair + pass * pair / passes, ahead_bytes, sums);
+  screen_tiles<P, M, G>(w, task.blocks, tokens, w + pair + pass * pair / passes, ahead_bytes, sums);
   for (int g = 0; g < G; ++g) {
     const int64_t row = (group + g) * kGroupRows;
     const F32x16 scale = load(task.scales + row), error = load(task.errors + row), norm = load(task.norms + row);
@@ -61,19 +67,29 @@ BITNET_INLINE void screen_tokens(const ScreenTask& task, int64_t group, const Sc
   }
 }
 
-template <int G>
+// P planes of all tokens.
+template <int P, int G>
 BITNET_INLINE void screen_groups(const ScreenTask& task, int64_t group) {
   int64_t t = 0;
-  for (; t + 4 <= task.count; t += 4) screen_tokens<4, G>(task, group, task.tokens + t);
-  for (; t + 2 <= task.count; t += 2) screen_tokens<2, G>(task, group, task.tokens + t);
-  for (; t < task.count; ++t) screen_tokens<1, G>(task, group, task.tokens + t);
+  if constexpr (P == 1)
+    for (; t + 8 <= task.count; t += 8) screen_tokens<P, 8, G>(task, group, task.tokens + t);
+  for (; t + 4 <= task.count; t += 4) screen_tokens<P, 4, G>(task, group, task.tokens + t);
+  for (; t + 2 <= task.count; t += 2) screen_tokens<P, 2, G>(task, group, task.tokens + t);
+  for (; t < task.count; ++t) screen_tokens<P, 1, G>(task, group, task.tokens + t);
+}
+
+template <int P>
+BITNET_INLINE void screen_planes(const ScreenTask& task) {
+  int64_t g = 0;
+  if (task.count > 1)  // a single token streams the rows in order instead
+    for (; g + 2 <= task.row_groups; g += 2) screen_groups<P, 2>(task, g);
+  for (; g < task.row_groups; ++g) screen_groups<P, 1>(task, g);
 }
 
 void screen(const ScreenTask& task) {
-  int64_t g = 0;
-  if (task.count > 1)  // a single token streams the rows in order instead
-    for (; g + 2 <= task.row_groups; g += 2) screen_groups<2>(task, g);
-  for (; g < task.row_groups; ++g) screen_groups<1>(task, g);
+  if constexpr (kCoarseScreen)
+    if (task.coarse) return screen_planes<1>(task);
+  screen_planes<2>(task);
 }
 
 BITNET_INLINE float not_below(double x) {

@@ -175,10 +175,10 @@ struct AttentionTask {
 constexpr int kScreenColumns = 4;
 constexpr int kScreenMostColumns = 65536;  // 255 * 128 * 65536 < 2^31: byte products add up in int32
 
-// A token as the screen takes it: x ~ step * codes, |code| <= 32639.
+// A token as the screen takes it: x ~ step * codes, |code| <= 32639. Of a coarse one all codes are 256 * hi.
 struct ScreenToken {
   const int16_t* codes;  // [columns]
-  const int8_t* planes;  // the codes once more, as 256 * hi + lo: [columns / 4][4 hi, 4 lo]
+  const int8_t* planes;  // the codes once more, as 256 * hi + lo: [columns / 4][4 hi, 4 lo]; coarse [columns / 4][4 hi]
   double offset;         // 128 * the sum of the codes: what storing code + 128 adds to every sum
   float step;
   float per_error, per_norm, slack;
@@ -200,6 +200,7 @@ struct ScreenTask {
   const float* norms;   // [rows]: length of scale * codes, rounded up
   const ScreenToken* tokens;
   int64_t count;  // of tokens
+  bool coarse;    // all of them, or none
 };
 
 struct RopeTask {
@@ -262,6 +263,8 @@ struct Kernels {
 
   // Reads every cache line once; the sum keeps the compiler from leaving it out.
   uint64_t (*read)(const uint8_t* p, int64_t bytes);
+
+  bool coarse_screen;  // whether a coarse token costs less: else there need be none
 
   // tiles, where a CPU has them, and from how many tokens on they are faster than `ternary`
   void (*ternary_tiles)(const TileTask&) = nullptr;

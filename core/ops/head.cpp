@@ -20,6 +20,9 @@ constexpr int kLargestCode = 127 * 256 + 127;  // both planes of a code are with
 constexpr int64_t kTokens = 16;                // that share a pass over the screen
 constexpr int64_t kGathered = 16;              // rows that are copied together for a pass over the weights
 constexpr int64_t kRescoredRows = 8;           // of a chunk
+constexpr int64_t kCoarseTokens = 4;           // together; fewer wait for the memory, not for products
+constexpr int64_t kCoarseTop = 4;              // logits of a coarse token at most
+constexpr int64_t kCoarseShare = 64;           // of the rows may be within a coarse token's reach, else it is made fine
 constexpr double kSafe = 1 + 1e-6;             // covers the roundings of the bounds in float and double
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
@@ -33,7 +36,7 @@ struct Query {
   std::vector<int32_t> rows;  // to be computed precisely
   ScreenToken token{};
   int64_t row = 0, top = 0;
-  bool screened = false;
+  bool coarse = false, screened = false, done = false;
 };
 
 // False where the bounds do not hold (numbers that are not finite or might overflow) or say nothing (tiny ones).
@@ -62,13 +65,14 @@ bool quantize(const float* x, int64_t k, const DenseWeight& w, const Screen& scr
   double off = 0;
   int64_t sum = 0;
   for (int64_t i = 0; i < k; ++i) {
-    const int code = static_cast<int>(std::lrint(x[i] * inverse));
+    int code = static_cast<int>(std::lrint(x[i] * inverse));
     const int hi = (code + 128) >> 8;
+    if (q.coarse) code = 256 * hi;
     const double difference = x[i] - static_cast<double>(step) * code;
     q.codes[i] = static_cast<int16_t>(code);
-    int8_t* planes = q.planes.data() + i / kScreenColumns * 8 + i % kScreenColumns;
+    int8_t* planes = q.planes.data() + i / kScreenColumns * (q.coarse ? 4 : 8) + i % kScreenColumns;
     planes[0] = static_cast<int8_t>(hi);
-    planes[4] = static_cast<int8_t>(code - 256 * hi);
+    if (!q.coarse) planes[4] = static_cast<int8_t>(code - 256 * hi);
     off += difference * difference;
     sum += code;
   }
@@ -104,6 +108,7 @@ float threshold(Query& q, int64_t n, int64_t k) {
   return heap.front();
 }
 
+// The rows within reach. Too many of a coarse token: not done, and fine from now on.
 void find_rows(Query& q, int64_t n) {
   const float least = threshold(q, n, q.top);
   q.rows.clear();
@@ -112,6 +117,8 @@ void find_rows(Query& q, int64_t n) {
     for (int64_t r = g * kGroupRows; r < std::min(n, (g + 1) * kGroupRows); ++r)
       if (q.upper[r] >= least) q.rows.push_back(static_cast<int32_t>(r));
   }
+  q.done = !q.coarse || static_cast<int64_t>(q.rows.size()) <= n / kCoarseShare;
+  q.coarse = false;
 }
 
 // The rows of x in `rows`, ascending, with all of their logits.
@@ -135,7 +142,7 @@ void all_logits(Matrix<const float> x, const std::vector<int64_t>& rows, const D
   }
 }
 
-// Bounds of all logits of the queries that are screened; fills their rows of y with -inf on the way.
+// Bounds of all logits of the queries that are not done; fills their rows of y with -inf on the way.
 void screen_rows(const Screen& screen, std::vector<Query>& queries, int64_t count, float* y) {
   const Kernels& kernel = kernels();
   const int64_t groups = screen.row_groups();
@@ -153,18 +160,22 @@ void screen_rows(const Screen& screen, std::vector<Query>& queries, int64_t coun
     task.errors = screen.errors() + row;
     task.norms = screen.norms() + row;
     task.tokens = tokens;
-    for (int64_t t = 0; t < count; ++t) {
-      if (!queries[t].screened) continue;
-      ScreenToken& token = tokens[task.count++];
-      token = queries[t].token;
-      token.lower += row;
-      token.upper += row;
-      token.group_lower += first;
-      token.group_upper += first;
-      float* logits = y + queries[t].row * screen.n;
-      std::fill(logits + row, logits + std::min(screen.n, row + task.row_groups * kGroupRows), kNothing);
+    for (const bool coarse : {true, false}) {
+      task.coarse = coarse;
+      task.count = 0;
+      for (int64_t t = 0; t < count; ++t) {
+        if (queries[t].done || queries[t].coarse != coarse) continue;
+        ScreenToken& token = tokens[task.count++];
+        token = queries[t].token;
+        token.lower += row;
+        token.upper += row;
+        token.group_lower += first;
+        token.group_upper += first;
+        float* logits = y + queries[t].row * screen.n;
+        std::fill(logits + row, logits + std::min(screen.n, row + task.row_groups * kGroupRows), kNothing);
+      }
+      if (task.count) kernel.screen(task);
     }
-    kernel.screen(task);
   });
 }
 
@@ -188,33 +199,66 @@ void rescore(const Query& q, const DenseWeight& w, float* y) {
   });
 }
 
-// The rows of x that `queries` name. Adds to `whole` those of which all logits are needed after all.
-void screened(Matrix<const float> x, const DenseWeight& w, std::vector<Query>& queries, int64_t count, float* y,
-              std::vector<int64_t>& whole) {
+// Leaves the largest logits and those equal to the last of them, however many rows were within reach of the bounds, and
+// what is not a number.
+void keep_largest(Query& q, float* y) {
+  std::vector<float>& largest = q.heap;
+  largest.clear();
+  for (const int32_t r : q.rows)
+    if (!std::isnan(y[r])) largest.push_back(y[r]);
+  if (static_cast<int64_t>(largest.size()) <= q.top) return;
+  std::nth_element(largest.begin(), largest.begin() + q.top - 1, largest.end(), std::greater<>());
+  const float least = largest[static_cast<size_t>(q.top - 1)];
+  for (const int32_t r : q.rows)
+    if (y[r] < least) y[r] = kNothing;
+}
+
+void prepare(const float* x, const DenseWeight& w, Query& q) {
   const Screen& screen = *w.screen;
   const size_t groups = static_cast<size_t>(screen.row_groups());
-  parallel_for(count, [&](int64_t t) {
-    Query& q = queries[t];
-    q.screened = quantize(x.row(q.row), w.k, w, screen, q);
-    for (auto* rows : {&q.lower, &q.upper}) rows->resize(groups * kGroupRows);
-    for (auto* each : {&q.group_lower, &q.group_upper}) each->resize(groups);
-    q.token.lower = q.lower.data(), q.token.upper = q.upper.data();
-    q.token.group_lower = q.group_lower.data(), q.token.group_upper = q.group_upper.data();
-    q.x.assign(static_cast<size_t>(w.columns()), 0.0f);
-    std::copy_n(x.row(q.row), w.k, q.x.data());
-  });
-  screen_rows(screen, queries, count, y);
-  parallel_for(count, [&](int64_t t) {
-    if (queries[t].screened) find_rows(queries[t], w.n);
-  });
+  q.screened = quantize(x, w.k, w, screen, q);
+  q.done = !q.screened;
+  for (auto* rows : {&q.lower, &q.upper}) rows->resize(groups * kGroupRows);
+  for (auto* each : {&q.group_lower, &q.group_upper}) each->resize(groups);
+  q.token.lower = q.lower.data(), q.token.upper = q.upper.data();
+  q.token.group_lower = q.group_lower.data(), q.token.group_upper = q.group_upper.data();
+  q.x.assign(static_cast<size_t>(w.columns()), 0.0f);
+  std::copy_n(x, w.k, q.x.data());
+}
+
+// The rows of x that `queries` name. Adds to `whole` those of which all logits are needed after all; returns how many
+// rows of w were read precisely for the others.
+int64_t screened(Matrix<const float> x, const DenseWeight& w, std::vector<Query>& queries, int64_t count, float* y,
+                 std::vector<int64_t>& whole) {
   for (int64_t t = 0; t < count; ++t) {
-    const Query& q = queries[t];
+    Query& q = queries[t];
+    q.coarse = kernels().coarse_screen && count >= kCoarseTokens && q.top <= kCoarseTop;
+    q.done = false;
+  }
+  const auto all_done = [&] {
+    return std::all_of(queries.begin(), queries.begin() + count, [](const Query& q) { return q.done; });
+  };
+  while (!all_done()) {
+    parallel_for(count, [&](int64_t t) {
+      if (!queries[t].done) prepare(x.row(queries[t].row), w, queries[t]);
+    });
+    screen_rows(*w.screen, queries, count, y);
+    parallel_for(count, [&](int64_t t) {
+      if (!queries[t].done) find_rows(queries[t], w.n);
+    });
+  }
+  int64_t read = 0;
+  for (int64_t t = 0; t < count; ++t) {
+    Query& q = queries[t];
     if (q.screened && static_cast<int64_t>(q.rows.size()) <= w.n / 4) {
       rescore(q, w, y + q.row * w.n);
+      keep_largest(q, y + q.row * w.n);
+      read += static_cast<int64_t>(q.rows.size());
     } else {
       whole.push_back(q.row);
     }
   }
+  return read;
 }
 
 }  // namespace
@@ -244,13 +288,13 @@ Screen::Screen(const DenseWeight& w) : n(w.n), columns(round_up(w.k, kLanes)), l
     if (std::isfinite(errors_[r])) longest = std::max(longest, (errors_[r] + norms_[r]) * 1.000001f);
 }
 
-void head(Matrix<const float> x, const DenseWeight& w, const int32_t* tops, float* y) {
+int64_t head(Matrix<const float> x, const DenseWeight& w, const int32_t* tops, float* y) {
   thread_local std::vector<Query> kept(kTokens);
   thread_local std::vector<int64_t> whole_rows;
   std::vector<Query>& queries = kept;  // the same for all threads that help
   std::vector<int64_t>& whole = whole_rows;
   whole.clear();
-  int64_t count = 0;
+  int64_t count = 0, read = 0;
   for (int64_t t = 0; t < x.rows; ++t) {
     if (w.screen && tops && tops[t] > 0 && tops[t] < w.n) {
       queries[count].row = t, queries[count].top = tops[t];
@@ -259,12 +303,13 @@ void head(Matrix<const float> x, const DenseWeight& w, const int32_t* tops, floa
       whole.push_back(t);
     }
     if (count && (count == kTokens || t + 1 == x.rows)) {
-      screened(x, w, queries, count, y, whole);
+      read += screened(x, w, queries, count, y, whole);
       count = 0;
     }
   }
   std::sort(whole.begin(), whole.end());
   all_logits(x, whole, w, y);
+  return read + static_cast<int64_t>(whole.size()) * w.n;
 }
 
 }  // namespace bitnet

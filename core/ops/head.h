@@ -13,7 +13,8 @@ namespace bitnet {
 //
 //   |logit - approximation| <= |row - its copy| |x| + |copy| |x - its copy| + roundings
 //
-// so that only the rows whose upper bound reaches the k-th largest lower bound have to be read precisely.
+// so that only the rows whose upper bound reaches the k-th largest lower bound have to be read precisely. Of several
+// tokens that want few logits the upper 8 bits of their codes do: the bounds are wider, and half the products.
 class Screen {
  public:
   explicit Screen(const DenseWeight& w);  // std::invalid_argument for more than 65536 columns
@@ -34,9 +35,10 @@ class Screen {
   std::vector<float> scales_, errors_, norms_;
 };
 
-// Logits y (S, n) of x (S, k). With a screen, where tops[s] > 0, only as many of the largest of row s and those equal
-// to them are sure to be there; they and all others that were computed are what linear() computes, bit for bit, and the
-// rest is -inf. All logits where the screen would not help: x not finite or too small, or too many rows within reach.
-void head(Matrix<const float> x, const DenseWeight& w, const int32_t* tops, float* y);
+// Logits y (S, n) of x (S, k), as linear() computes them, bit for bit. With a screen, where tops[s] > 0, as many of the
+// largest of row s, those equal to the last of them, and those that are not numbers; the rest is -inf. All logits where
+// the screen would not help: x not finite or too small, or too many rows within reach. Returns how many rows were read
+// precisely, for all of x.
+int64_t head(Matrix<const float> x, const DenseWeight& w, const int32_t* tops, float* y);
 
 }  // namespace bitnet

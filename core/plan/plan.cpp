@@ -140,7 +140,10 @@ void Plan::execute(const Instruction& instruction, const Step& step, float* logi
       return;
     }
     case Op::Head: {
-      if (const DenseWeight* w = weight(0).dense; w && w->screen) return head(in(0), *w, step.tops, logits);
+      if (const DenseWeight* w = weight(0).dense; w && w->screen) {
+        head(in(0), *w, step.tops, logits);
+        return;
+      }
       const Product product{weight(0).ternary, weight(0).dense, logits};
       return linear(in(0), &product, 1);
     }

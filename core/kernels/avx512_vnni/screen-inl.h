@@ -4,7 +4,7 @@
 // flight, because a product-sum takes longer than a block; two row groups share each broadcast.
 #define BITNET_SCREEN_TILE
 #define BITNET_SCREEN_TILES
-template <int M, int G>
+template <int P, int M, int G>
 BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenToken* x, const uint8_t* ahead,
                                 int64_t ahead_bytes, double (*out)[M][kGroupRows]) {
   constexpr int S = M * G < 4 ? 4 / (M * G) : 1;
@@ -23,13 +23,13 @@ BITNET_INLINE void screen_tiles(const uint8_t* w, int64_t blocks, const ScreenTo
         if (!ahead_bytes) prefetch(p + kPrefetchBytes);
         v[g] = _mm512_loadu_si512(p);
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
-        const int8_t* planes = x[m].planes + 8 * (b + s);
+        const int8_t* planes = x[m].planes + 4 * P * (b + s);
 #pragma GCC unroll 2
         for (int g = 0; g < G; ++g) {
           add_products(hi[s][g][m], v[g], planes);
-          add_products(lo[s][g][m], v[g], planes + 4);
+          if constexpr (P == 2) add_products(lo[s][g][m], v[g], planes + 4);
         }
       }
     }

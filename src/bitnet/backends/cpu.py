@@ -126,7 +126,7 @@ class CPU(Ops):
         if not len(x):
             return np.empty((0, weight.shape[0]), np.float32)
         if isinstance(weight, _core.DenseWeight) and weight.screen_nbytes:
-            return _core.head(x, weight, each_of(top, len(x)))
+            return _core.head(x, weight, each_of(top, len(x)))[0]
         return _core.linear(x, [weight])[0]
 
     def add_screen(self, weight: Matrix) -> None:

@@ -24,7 +24,9 @@ def command(
     ] = None,
     synthetic: Annotated[str, typer.Option("--synthetic", help='A model of this shape, such as "2B-4T".')] = "",
     ctx_size: CtxSize = 4096,
-    sequences: Annotated[int, typer.Option("--sequences", min=1, help="Sequences at once, each with a context.")] = 1,
+    sequences: Annotated[
+        int, typer.Option("--parallel", "-np", "--sequences", min=1, help="Sequences at once, each with a context.")
+    ] = 1,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Tokens in a step at most.")] = 512,
     kv: KV = "f16",
     head: Head = "auto",

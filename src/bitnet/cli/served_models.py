@@ -45,9 +45,7 @@ def openers(
             "model, the others are loaded when asked for. Absent: the built-in model.",
         ),
     ] = None,
-    parallel: Annotated[
-        int, typer.Option("--parallel", "-np", min=1, help="Sequences that run at once.")
-    ] = ENGINE.max_sequences,
+    parallel: Annotated[int, typer.Option("--parallel", "-np", min=1, help="Sequences that run at once.")] = 16,
     threads: Threads = 0,
     ctx_size: CtxSize = ENGINE.ctx_size,
     kv: KV = ENGINE.kv,
