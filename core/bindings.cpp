@@ -35,6 +35,8 @@
 namespace nb = nanobind;
 using namespace nb::literals;
 
+void bind_training(nb::module_& m);  // bindings_training.cpp
+
 // Arrays cross the border through NumPy's C structures: a tenth of a microsecond each, where the general protocols take
 // a whole one.
 template <class T>
@@ -848,4 +850,6 @@ NB_MODULE(_core, m) {
           "arena_bytes", [](const Replay& r) { return r.plan.arena_bytes(); },
           "Memory for intermediate values: that of the largest step so far.")
       .def("__str__", [](const Replay& r) { return r.plan.program().text(); });
+
+  bind_training(m);
 }

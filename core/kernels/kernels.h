@@ -212,6 +212,46 @@ struct RopeTask {
   bool interleaved;
 };
 
+// A row that a product reads in training: act(gate) * x, or x; then an RMS norm, if there is one.
+struct InputTask {
+  const uint16_t* x;     // bfloat16, [columns]
+  const uint16_t* gate;  // or null
+  Activation activation;
+  const float* norm;  // its weight, or null
+  float eps;
+  int64_t columns;  // a multiple of 16
+  float* scratch;   // [2 * columns]
+  int8_t* codes;    // what it is quantised to, or null, and then
+  uint16_t* y;      // as bfloat16
+};
+
+struct InputBackwardTask {
+  InputTask input;
+  const int32_t* sums;  // the gradient of what was read: sums / multiplier; or null
+  float multiplier;
+  const uint16_t* grad;  // and then this
+  float* norm_grad;      // [columns], added to
+  uint16_t* x_grad;
+  uint16_t* gate_grad;
+};
+
+// Beyond inference; rows of bfloat16. training-inl.h says what each is.
+struct TrainingKernels {
+  float (*input)(const InputTask&);  // returns the multiplier of the codes
+  void (*input_backward)(const InputBackwardTask&);
+  void (*output)(const int32_t* sums, const float* scales, float multiplier, int64_t n, uint16_t* y);
+  void (*output_backward)(const uint16_t* grad, const float* scales, float multiplier, int64_t n, float* scaled,
+                          uint16_t* divided);
+  float (*quantize_gradient)(const float* x, int64_t n, int8_t* codes);  // returns the multiplier
+  void (*rope)(const uint16_t* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, bool backward,
+               uint16_t* y);
+  void (*softmax)(uint16_t* scores, int64_t n, int64_t first, int64_t last, float scale, float* scratch);
+  void (*softmax_backward)(const uint16_t* p, uint16_t* grad, int64_t n, int64_t first, int64_t last, float scale);
+  float (*log_sum)(const uint16_t* logits, int64_t n);
+  void (*logits_backward)(const uint16_t* logits, int64_t n, int64_t target, float log_sum, float factor,
+                          uint16_t* grad);
+};
+
 struct Kernels {
   const char* name;
 
@@ -265,6 +305,8 @@ struct Kernels {
   uint64_t (*read)(const uint8_t* p, int64_t bytes);
 
   bool coarse_screen;  // whether a coarse token costs less: else there need be none
+
+  TrainingKernels training;
 
   // tiles, where a CPU has them, and from how many tokens on they are faster than `ternary`
   void (*ternary_tiles)(const TileTask&) = nullptr;

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import sacrebleu
+
 PAIRS = "The boy see a dog .\nThe boy sees a dog .\nShe are happy .\nShe is happy .\nHim ran away .\nHe ran away .\n"
 
 
@@ -33,3 +35,27 @@ def test_a_file_without_questions(tmp_path: Path) -> None:
     done = run(str(path))
     assert done.returncode == 2
     assert "multiple of 2" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_the_model_writes_beside_what_people_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "tales.jsonl"
+    references = ["Once upon a time there was a little dog.", "Once upon a time there was a dog."]
+    path.write_text(json.dumps({"prompt": "Once upon a time", "references": references}))
+    grammar = tmp_path / "grammar.txt"
+    grammar.write_text(PAIRS)
+    options = ("--threads", "1", "--max-tokens", "8", "--stop", "\n")
+    done = run(str(path), str(grammar), "--json", *options)
+    assert done.returncode == 0, done.stderr
+    tale, pairs = json.loads(done.stdout)["tasks"]
+    assert (tale["task"], tale["n"], pairs["acc"]) == ("tales", 1, 1.0)
+    assert tale["bleu"] == sacrebleu.corpus_bleu(tale["written"], [[each] for each in references]).score
+    assert tale["chrf"] == sacrebleu.corpus_chrf(tale["written"], [[each] for each in references]).score
+    done = run(str(path), *options, "--chat")
+    header, row, bleu, chrf = done.stdout.splitlines()
+    assert header.split() == ["task", "prompts", "BLEU", "chrF"] and row.split()[:2] == ["tales", "1"]
+    assert bleu.startswith("BLEU: nrefs:2|") and chrf.startswith("chrF: nrefs:2|")
+
+
+def test_nothing_to_ask() -> None:
+    done = run()
+    assert done.returncode == 2 and "--lm-eval" in done.stderr

@@ -35,18 +35,21 @@ class Quantized(NamedTuple):
     scale: Torch
     activations: int = 8
     blend: Torch | None = None
+    exact: bool = False
 
 
 class Packed(NamedTuple):
     """In place of a cache while training: T is `rows` windows of equal length, each holding whole documents.
 
-    mask: (rows, 1, length, length), True where a token may look; it keeps documents apart.
+    mask: (rows, 1, length, length), True where a token may look; it keeps documents apart. first (rows, length), in the
+    place of the mask: where the document of a token begins.
     seen: layers whose (q, k, v), each (rows, heads, length, head_dim), are to be left here.
     """
 
     rows: int
-    mask: Torch
+    mask: Torch | None
     seen: dict[int, tuple[Torch, ...]]
+    first: Torch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +185,9 @@ class TorchOps(Ops):
             q, k, v = (y.view(cache.rows, -1, y.shape[-1] // head_dim, head_dim).transpose(1, 2) for y in (q, k, v))
             if layer in cache.seen:
                 cache.seen[layer] = (q, k, v)
-            mask = cache.mask & near(q.shape[2], window, q.device) if window else cache.mask
-            out = attend(q, k, v, mask)  # (rows, H, L, D)
+            mask = cache.mask
+            assert mask is not None
+            out = attend(q, k, v, mask & near(q.shape[2], window, q.device) if window else mask)  # (rows, H, L, D)
             return out.transpose(1, 2).reshape(-1, out.shape[1] * head_dim)
         outs = []
         for b, (start, end) in enumerate(zip(step.starts[:-1], step.starts[1:], strict=True)):

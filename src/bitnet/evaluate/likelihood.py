@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bitnet.engine import LLM, SamplingParams
 from bitnet.engine.sequence import Sequence as Running
 from bitnet.errors import ContextError, ParameterError
+from bitnet.evaluate.requests import finished
 from bitnet.models.load import Progress
 from bitnet.tokenizer import Tokenizer
 
@@ -30,18 +30,39 @@ class Continuation:
     start: int
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, context: str, text: str) -> Continuation:
+    def of(
+        cls, tokenizer: Tokenizer, context: str, text: str, add_bos: bool | None = None, parse_special: bool = False
+    ) -> Continuation:
         """As lm-evaluation-harness cuts them: both are tokenised together, so that blanks go where the tokenizer has
-        them; blanks at the context's end belong to the text."""
-        whole, start = tokenizer.encode(context + text, False), len(tokenizer.encode(context.rstrip(), False))
-        if tokenizer.add_bos or not start:  # something must come before the first token
-            before = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-            if before is None:
-                raise ParameterError("The model has no token that a text could begin after; give a context.")
-            whole, start = [before, *whole], start + 1
+        them; blanks at the context's end belong to the text.
+
+        add_bos: put a begin-of-text token first; None: where the model wants one. parse_special: as `encode` has it.
+        """
+        whole = tokenizer.encode(context + text, False, parse_special)
+        start = len(tokenizer.encode(context.rstrip(), False, parse_special))
+        if (tokenizer.add_bos if add_bos is None else add_bos) or not start:
+            before = first_token(tokenizer)
+            if whole[:1] != [before]:
+                whole, start = [before, *whole], start + 1
+            start = max(start, 1)
         if start >= len(whole):
             raise ParameterError(f"There is no token to score in {text!r:.60}.")
         return cls(tuple(whole), start)
+
+    def last(self, size: int) -> Continuation:
+        """What `size` tokens hold of its end. Raises ContextError where that cuts into the text that is scored."""
+        lost = max(0, len(self.ids) - size)
+        if lost >= self.start:
+            raise ContextError(f"A text to score has {len(self.ids) - self.start} tokens; the context holds {size}.")
+        return Continuation(self.ids[lost:], self.start - lost)
+
+
+def first_token(tokenizer: Tokenizer) -> int:
+    """What comes before the first token of a text, where nothing else does."""
+    before = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    if before is None:
+        raise ParameterError("The model has no token that a text could begin after; give a context.")
+    return before
 
 
 def likelihoods(
@@ -54,31 +75,19 @@ def likelihoods(
     longest = max((len(each.ids) for each in texts), default=0)
     if longest > llm.ctx_size:
         raise ContextError(f"A text has {longest} tokens; the context holds {llm.ctx_size}.", "Raise --ctx-size.")
-    found: dict[int, Likelihood] = {}
-    for index, sequence in finished(llm, enumerate(texts)):
-        found[index] = likelihood(sequence)
+    found = []
+    for each in scored(llm, texts):
+        found.append(each)
         progress(len(found), len(texts))
-    return [found[i] for i in range(len(texts))]
+    return found
 
 
-def finished(llm: LLM, texts: Iterable[tuple[int, Continuation]]) -> Iterator[tuple[int, Running]]:
-    """Every sequence once its prompt is scored. Few wait at a time, so that a long list takes no memory."""
-    running: deque[tuple[int, Running]] = deque()
+def scored(llm: LLM, texts: Iterable[Continuation]) -> Iterator[Likelihood]:
+    """The likelihood of each as it is known."""
     params = SamplingParams(max_tokens=0, logprobs=1)
-    for index, text in texts:
-        running.append((index, llm.add_request(text.ids, params, score_from=text.start - 1)))
-        if len(running) >= 2 * llm.config.max_sequences:
-            yield finish(llm, running)
-    while running:
-        yield finish(llm, running)
-
-
-def finish(llm: LLM, running: deque[tuple[int, Running]]) -> tuple[int, Running]:
-    """The oldest, once it is done; those behind it go on meanwhile."""
-    index, sequence = running.popleft()
-    for _ in llm.run([sequence]):
-        pass
-    return index, sequence
+    queued = (llm.add_request(text.ids, params, score_from=text.start - 1) for text in texts)
+    for sequence, _ in finished(llm, queued):
+        yield likelihood(sequence)
 
 
 def likelihood(sequence: Running) -> Likelihood:

@@ -1,4 +1,4 @@
-"""Files of questions with choices, in the layouts in which the field's test sets are passed around.
+"""Files of questions, in the layouts in which the field's test sets are passed around.
 
 | layout | what a file holds |
 |---|---|
@@ -8,6 +8,7 @@
 | arc | JSON: `question`, `choices` with `text` and `label`, `answerKey`; AI2's own nesting too |
 | answers | JSON: `instruction` with "Answer1: ... Answer2: ..." in it and `answer`, as LLM-Adapters has these sets |
 | pairs | JSON: `sentence_good`, `sentence_bad` (BLiMP), or text: a worse line, then its better twin (Zorro) |
+| references | JSON: `prompt` and `references`: what people wrote, a text or several |
 
 JSON is one list or an object a line. Prompts are those of lm-evaluation-harness, so that results can be compared.
 """
@@ -43,21 +44,36 @@ class Question:
             raise ValueError(f"the answer is {self.answer}, of {len(self.choices)} choices")
 
 
-def read_questions(path: Path, layout: str = "auto") -> list[Question]:
-    """The questions of a file, or of every .txt, .json and .jsonl file of a folder, in the order of their names."""
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A prompt, and what people wrote after it."""
+
+    prompt: str
+    references: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.references or not all(each.strip() for each in self.references):
+            raise ValueError("a passage has at least one reference, and none is empty")
+
+
+def read_questions(path: Path, layout: str = "auto") -> list[Question | Passage]:
+    """The questions of a file, or of every .txt, .json and .jsonl file of a folder, in the order of their names; all
+    of them with choices, or all passages."""
     if layout not in ("auto", *LAYOUTS):
         raise ParameterError(f"The layout is {layout!r}; expected auto, {', '.join(LAYOUTS)}.")
     if path.is_dir():
         files = sorted(each for each in path.iterdir() if each.suffix in (".txt", ".json", ".jsonl"))
-        found = [question for each in files for question in read_questions(each, layout)]
+        found: list[Question | Passage] = [question for each in files for question in read_questions(each, layout)]
     else:
         found = read_file(path, layout)
     if not found:
         raise ParameterError(f"{path} holds no questions.")
+    if len(set(map(type, found))) > 1:
+        raise ParameterError(f"{path} holds questions with choices and passages with references.", "Keep them apart.")
     return found
 
 
-def read_file(path: Path, layout: str) -> list[Question]:
+def read_file(path: Path, layout: str) -> list[Question | Passage]:
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
@@ -67,7 +83,7 @@ def read_file(path: Path, layout: str) -> list[Question]:
     return from_lines(path, [line.strip() for line in text.splitlines() if line.strip()], layout)
 
 
-def from_json(path: Path, text: str, layout: str) -> list[Question]:
+def from_json(path: Path, text: str, layout: str) -> list[Question | Passage]:
     records = parse(path, text)
     labels = read_labels(path)
     if labels is not None and len(labels) != len(records):
@@ -169,6 +185,14 @@ def pair(record: Record) -> Question:
     return Question("", (str(record["sentence_good"]), str(record["sentence_bad"])), 0)
 
 
+def passage(record: Record) -> Passage:
+    given = record["references"]
+    texts = (given,) if isinstance(given, str) else given
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(each, str) for each in texts):
+        raise ValueError("its references are no texts")
+    return Passage(str(first_of(record, "prompt", "context", "question", "query")), tuple(texts))
+
+
 def asked(question: str, texts: tuple[str, ...], answer: int) -> Question:
     context = f"Question: {question}\nAnswer:"
     return Question(context, spaced(context, texts), answer)
@@ -180,7 +204,7 @@ def spaced(context: str, texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(text if apart or text[:1].isspace() else f" {text}" for text in texts)
 
 
-def from_lines(path: Path, lines: list[str], layout: str) -> list[Question]:
+def from_lines(path: Path, lines: list[str], layout: str) -> list[Question | Passage]:
     if layout == "auto":
         layout = "hellaswag" if len(lines) > 5 and lines[1] in ("0", "1", "2", "3") else "pairs"
     if layout not in TEXTS:
@@ -202,8 +226,9 @@ def two_lines(lines: Sequence[str]) -> Question:
     return Question("", (lines[1], lines[0]), 0)
 
 
-LAYOUTS: dict[str, Callable[[Record], Question]] = {
+LAYOUTS: dict[str, Callable[[Record], Question | Passage]] = {
     "choices": choices, "hellaswag": hellaswag, "piqa": piqa, "arc": arc, "answers": answers, "pairs": pair,
+    "references": passage,
 }  # fmt: skip
 TEXTS: dict[str, tuple[int, Callable[[Sequence[str]], Question]]] = {
     "hellaswag": (6, six_lines),
@@ -216,4 +241,5 @@ KEYS = {  # what tells the layouts apart, the most particular first
     "arc": ("question", "answerKey"),
     "answers": ("instruction", "answer"),
     "choices": ("choices",),
+    "references": ("references",),
 }

@@ -1,6 +1,8 @@
 """The recipe of the built-in model, from a folder of text to trained weights.
 
-python -m bitnet.train.builtin --corpus DIR --out DIR --minutes 100
+python -m bitnet.train.builtin --corpus DIR --out FIRST --layers 4 --minutes 100
+bitnet export FIRST --folder first
+python -m bitnet.train.builtin --corpus DIR --out DIR --from first --minutes 100
 bitnet export DIR --gguf stories.gguf
 """
 
@@ -8,27 +10,32 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from bitnet.train import corpus as texts
 from bitnet.train import data
 from bitnet.train.batches import Rows
+from bitnet.train.deepen import deepened
 from bitnet.train.export import TOKENIZER
 from bitnet.train.model import TernaryLM
+from bitnet.train.optimizer import Rates
 from bitnet.train.trainer import FINISH, HeldOut, Plan, Trainer
 from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN, VOCABULARY_SIZE, train_tokenizer, write_tokenizer
 
-CONTEXT = 512
+CONTEXT, LAYERS = 512, 6
 DESCRIPTION: dict[str, Any] = {
     "model_type": "bitnet",
     "hidden_size": 512,
     "intermediate_size": 1024,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": LAYERS,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "head_dim": 64,
@@ -49,12 +56,19 @@ def main() -> None:
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
+    begin: Path | None = arguments.begin
+    if begin and not (out / TOKENIZER).exists():
+        shutil.copytree(begin, out / TOKENIZER, ignore=lambda _, names: [n for n in names if "tokenizer" not in n])
     rows, held_out = prepare(arguments.corpus, out, arguments.tokens)
     signal.signal(signal.SIGUSR1, lambda _signal, _frame: ask_to_finish(out))
     plan = Plan(
         out, minutes=arguments.minutes if arguments.steps is None else None, steps=arguments.steps, compile=True
     )
-    Trainer(TernaryLM(DESCRIPTION), rows, plan, held_out=held_out).run()
+    layers: int = arguments.layers
+    model = deepened(begin, layers) if begin else TernaryLM({**DESCRIPTION, "num_hidden_layers": layers})
+    full = Rates()
+    rates = replace(full, muon=arguments.rate * full.muon, adam=arguments.rate * full.adam)
+    Trainer(model, rows, plan, rates=rates, held_out=held_out).run()
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,6 +76,9 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--corpus", type=Path, required=True, help="folder with the training texts")
     add("--out", type=Path, required=True, help="folder for all that is made; a killed run resumes from it")
+    add("--from", dest="begin", type=Path, help="a folder with the model and tokenizer to begin with")
+    add("--layers", type=int, default=LAYERS)
+    add("--rate", type=float, default=1.0, help="the learning rates, as a share of the usual ones")
     add("--minutes", type=float, default=100.0, help="training time, at whose end the learning rate reaches zero")
     add("--steps", type=int, help="count steps instead of minutes: the same weights every time")
     add("--tokens", type=int, default=24_000_000, help="tokens of text to prepare")
@@ -79,9 +96,11 @@ def prepare(folder: Path, out: Path, tokens: int) -> tuple[Rows, HeldOut]:
     held_out_text, held_out, train = paths = [out / name for name in ("held_out.txt", "held_out.bin", "train.bin")]
     if not all(path.exists() for path in (vocabulary, *paths)):
         corpus = texts.read(folder)
-        documents = islice(texts.mixture(corpus, SEED), TOKENIZER_DOCUMENTS)
-        tokenizer = train_tokenizer(text for document in documents for text in texts.texts(document))
-        write_tokenizer(tokenizer, vocabulary.parent)
+        if not vocabulary.exists():
+            documents = islice(texts.mixture(corpus, SEED), TOKENIZER_DOCUMENTS)
+            spelled = train_tokenizer(text for document in documents for text in texts.texts(document))
+            write_tokenizer(spelled, vocabulary.parent)
+        tokenizer = Tokenizer.from_file(str(vocabulary))
         held_out_text.write_text(texts.SEPARATOR.join(corpus.held_out), "utf-8")
         data.write_rows(held_out, texts.rows(map(texts.Document, corpus.held_out), tokenizer, CONTEXT))
         mixed = texts.rows(texts.mixture(corpus, SEED), tokenizer, CONTEXT)

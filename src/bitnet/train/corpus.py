@@ -12,15 +12,13 @@ from random import Random
 
 from tokenizers import Tokenizer
 
-from bitnet.train import stories, templates
+from bitnet.train import conversations, stories, templates
 from bitnet.train.data import Words, pack, words_of
 from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN
 
 SEPARATOR = "<|endoftext|>"
 HELD_OUT = 320  # whole stories of TinyStories
-KEYWORDS = sorted(
-    {w for name in ("animal", "toy", "fruit", "treat", "vehicle", "flower") for w in templates.words(name)}
-)
+KEYWORDS = sorted({w for name in ("animal", *templates.words("things")) for w in templates.words(name)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Document:
     """Plain text, or a conversation of (user, assistant) turns."""
 
     text: str = ""
-    turns: stories.Turns = ()
+    turns: conversations.Turns = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +40,12 @@ class Corpus:
 # source -> (files, share of the training tokens)
 MIX: dict[str, tuple[tuple[str, ...], float]] = {
     "tinystories": (("tinystories_a.txt", "tinystories_b.txt", "tinystories_lowercase_c.txt"), 0.45),
-    "simple": (("asp_en_ccby.txt", "pb_en_ccby.txt"), 0.06),
-    "tales": (("fairytaleqa_stories.txt", "aesop_for_children.txt"), 0.05),
+    "simple": (("asp_en_ccby.txt", "pb_en_ccby.txt"), 0.04),
+    "tales": (("fairytaleqa_stories.txt", "aesop_for_children.txt"), 0.03),
 }
-GRAMMAR_SHARE, CHAT_SHARE, REQUESTED = 0.24, 0.20, 0.18  # REQUESTED: of TinyStories, told as the answer to a request
+GRAMMAR_SHARE, CHAT_SHARE, SENTENCES_SHARE = 0.10, 0.28, 0.10
+REQUESTED, CONTINUED = 0.4, 0.05  # of TinyStories: told as the answer to a request, or to be continued
+UNCAPITALIZED = 0.4  # of the paragraphs of single sentences
 
 
 def read(folder: Path) -> Corpus:
@@ -142,7 +142,11 @@ class Capitals:
 
 def mixture(corpus: Corpus, seed: int) -> Iterator[Document]:
     """Documents without end, each source at its share of the text."""
-    streams = [(GRAMMAR_SHARE, grammar(seed)), (CHAT_SHARE, conversations(seed + 1))]
+    streams = [
+        (GRAMMAR_SHARE, grammar(seed)),
+        (CHAT_SHARE, talks(seed + 1)),
+        (SENTENCES_SHARE, paragraphs(seed + 100)),
+    ]
     for i, (source, (_, share)) in enumerate(MIX.items()):
         requested = REQUESTED if source == "tinystories" else 0.0
         streams.append((share, epochs(corpus.sources[source], seed + 2 + i, requested)))
@@ -165,10 +169,18 @@ def grammar(seed: int) -> Iterator[Document]:
     return (Document(story.text) for story in stories.stories(seed))
 
 
-def conversations(seed: int) -> Iterator[Document]:
+def talks(seed: int) -> Iterator[Document]:
     rng = Random(seed)
     while True:
-        yield Document(turns=stories.chat(rng))
+        yield Document(turns=conversations.chat(rng))
+
+
+def paragraphs(seed: int) -> Iterator[Document]:
+    """Single sentences that have nothing to do with each other."""
+    rng = Random(seed)
+    while True:
+        text = " ".join(stories.sentence(rng) for _ in range(rng.randint(4, 12)))
+        yield Document(text.lower() if rng.random() < UNCAPITALIZED else text)
 
 
 def epochs(texts: list[str], seed: int, requested: float) -> Iterator[Document]:
@@ -176,16 +188,16 @@ def epochs(texts: list[str], seed: int, requested: float) -> Iterator[Document]:
     for epoch in count():
         rng = Random(f"{seed} {epoch}")
         for text in rng.sample(texts, len(texts)):
-            topic = topic_of(text, rng) if rng.random() < requested else ""
-            request = rng.choice(stories.STORY_REQUESTS).format(topic)
-            yield Document(turns=((request, text),)) if topic else Document(text)
+            yield as_answer(text, rng) if rng.random() < requested else Document(text)
 
 
-def topic_of(text: str, rng: Random) -> str:
-    """What a story is about, for a request: one or two of the things that it names more than once."""
+def as_answer(text: str, rng: Random) -> Document:
+    """A text that was asked for by some of the things that it names more than once, or by its beginning."""
+    if rng.random() < CONTINUED / REQUESTED:
+        return Document(turns=(conversations.continued(text, rng),))
     words = Counter(re.findall(r"[a-z]+", text.lower()))
-    named = [word for word in KEYWORDS if words[word] > 1]
-    return " and ".join(stories.article(word) for word in rng.sample(named, min(len(named), rng.choice((1, 2)))))
+    things = conversations.wanted([word for word in KEYWORDS if words[word] > 1], rng)
+    return Document(turns=((conversations.request(text, rng, things=things), text),)) if things else Document(text)
 
 
 def encode(tokenizer: Tokenizer, document: Document) -> list[int]:

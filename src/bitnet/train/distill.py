@@ -63,9 +63,9 @@ class Distillation(nn.Module):
         mask = document_mask(batch["documents"])
         seen: dict[int, tuple[Tensor, ...]] = {self.layer: ()} if self.weights.attention else {}
         told: dict[int, tuple[Tensor, ...]] = {self.teachers_layer: ()} if self.weights.attention else {}
-        logits = self.student(batch["ids"], mask, seen)
+        logits = self.student(batch["ids"], batch["documents"], seen)
         with torch.no_grad():
-            wanted = self.teacher.to(logits.device)(batch["ids"], mask, told)
+            wanted = self.teacher.to(logits.device)(batch["ids"], batch["documents"], told)
         counts = batch["targets"] >= 0
         loss = nats(logits, batch["targets"])
         if self.weights.logits:

@@ -20,6 +20,7 @@ from bitnet.formats import open as open_checkpoint
 from bitnet.models.decoder import Decoder
 from bitnet.models.load import open_model
 from bitnet.train.described import Described, description_of, masters_of, with_sub_norms
+from bitnet.train.fused import FusedOps, first_of, head_loss, suits
 from bitnet.train.quantizers import TERNARY, Recipe, quantize, recipe_values, ternarize
 
 Batch = Mapping[str, Tensor]
@@ -46,7 +47,7 @@ class TernaryLM(nn.Module):
         self.architecture, self.config, self.shapes = open_model(Described(self.description))
         self.blend: Tensor | None = None  # how far weights and activations are rounded; None: wholly
         self._held: dict[str, Any] | None = None
-        self._ops: dict[int, TorchOps] = {}
+        self._ops: dict[tuple[int, bool], TorchOps] = {}
         generator = torch.Generator().manual_seed(seed)
         for name, shape in self.shapes.items():
             if name.endswith("_proj"):
@@ -97,41 +98,55 @@ class TernaryLM(nn.Module):
         return [name for name in self.shapes if name.endswith("_proj")]
 
     def forward(
-        self, ids: Tensor, mask: Tensor | None = None, seen: dict[int, tuple[Tensor, ...]] | None = None
+        self, ids: Tensor, documents: Tensor | None = None, seen: dict[int, tuple[Tensor, ...]] | None = None
     ) -> Tensor:
         """Logits (rows, length, vocab) of windows ids (rows, length).
 
-        mask: (rows, 1, length, length), True where a token may look; None: at itself and all before it. seen: layers
-        whose queries, keys and values are left there.
+        documents: number of each token's document (rows, length), never descending: a token looks at its own one up to
+        itself; None: they are one. seen: layers whose queries, keys and values are left there.
         """
-        rows, length = ids.shape
-        if mask is None:
-            mask = causal(length, ids.device)[None, None]
-        step = TrainStep(ids.reshape(-1), torch.arange(length, device=ids.device).repeat(rows))
-        cache = Packed(rows, mask, {} if seen is None else seen)
-        model = self.decoder(length)
-        return model(step, cache).view(rows, length, -1)  # type: ignore[arg-type]
+        model = self.decoder(ids)
+        return model(*self.inputs(ids, documents, seen)).view(*ids.shape, -1)  # type: ignore[no-any-return]
 
     def loss(self, batch: Batch) -> Tensor:
         """Nats of all targets together, float32; targets of -100 do not count."""
-        return nats(self(batch["ids"], document_mask(batch["documents"])), batch["targets"])
+        if not self.fused(batch["ids"].device):
+            return nats(self(batch["ids"], batch["documents"]), batch["targets"])
+        model = self.decoder(batch["ids"])
+        hidden = model.hidden(*self.inputs(batch["ids"], batch["documents"]))
+        return head_loss(hidden, model.weights["lm_head"], batch["targets"])
+
+    def inputs(
+        self, ids: Tensor, documents: Tensor | None, seen: dict[int, tuple[Tensor, ...]] | None = None
+    ) -> tuple[Any, Packed]:
+        """Step and cache of a decoder."""
+        rows, length = ids.shape
+        step = TrainStep(ids.reshape(-1), torch.arange(length, device=ids.device).repeat(rows))
+        documents = torch.zeros_like(ids) if documents is None else documents
+        if self.fused(ids.device):
+            return step, Packed(rows, None, {} if seen is None else seen, first_of(documents))
+        return step, Packed(rows, document_mask(documents), {} if seen is None else seen)
+
+    def fused(self, device: torch.device) -> bool:
+        return suits(self.config, self.dtype, device)
 
     def about(self) -> dict[str, Any]:
         """What the model is made of beside its parameters, in plain values."""
         return {"description": self.description, "recipe": recipe_values(self.recipe)}
 
-    def decoder(self, length: int) -> Decoder:
-        """The model on this step's weights."""
+    def decoder(self, ids: Tensor) -> Decoder:
+        """The model on this step's weights, for windows such as these."""
         weights = self.weights() if self._held is None else self._held
-        model: Decoder = self.architecture.Model(self.config, weights, self.ops(length))
+        model: Decoder = self.architecture.Model(self.config, weights, self.ops(ids.shape[1], self.fused(ids.device)))
         if self.checkpointing and torch.is_grad_enabled():
             model.layer = partial(checkpoint, model.layer, use_reentrant=False)  # type: ignore[method-assign]
         return model
 
-    def ops(self, length: int) -> TorchOps:
-        if length not in self._ops:
-            self._ops[length] = TorchOps(self.dtype, length, (self.config.rope, self.config.local_rope))
-        return self._ops[length]
+    def ops(self, length: int, fused: bool) -> TorchOps:
+        if (length, fused) not in self._ops:
+            kind = FusedOps if fused else TorchOps
+            self._ops[length, fused] = kind(self.dtype, length, (self.config.rope, self.config.local_rope))
+        return self._ops[length, fused]
 
     def weights(self) -> dict[str, Any]:
         """Every weight as a step computes with it, with gradients to the masters."""

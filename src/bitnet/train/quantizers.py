@@ -107,7 +107,7 @@ def quantize(
     scales = held(by_rule if scales is None else scales.abs().clamp(min=TINY), recipe.rule)
     if blend is None and scales.ndim < 2:
         through = StraightThrough.apply(master, codes.to(dtype))  # type: ignore[no-untyped-call]
-        return Quantized(through, scales, recipe.activations)
+        return Quantized(through, scales, recipe.activations, exact=True)
     wide = spread(scales, master.shape)
     # The trained scale's own gradient is that of codes * scale; the master's passes by.
     rounded = StraightThrough.apply(master, codes * wide.detach()) + codes * (wide - wide.detach())  # type: ignore[no-untyped-call]

@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from random import Random
 
-from bitnet.train.templates import Plot, Slots, parse, plots, small_talk, tables, words, write
+from bitnet.train.templates import Plot, Slots, parse, plots, sentences, tables, words, write
 
-Turns = tuple[tuple[str, str], ...]  # (what the user says, what the assistant answers)
-
-STORY_REQUESTS = (
-    "Tell me a story about {}.",
-    "Write a story about {}.",
-    "Can you tell me a story about {}?",
-    "Please tell me a story about {}.",
-    "Write a short story about {}.",
-    "I want a story about {}.",
-    "Tell me a short story about {}.",
-    "Write a children's story about {}.",
-    "Tell a story about {}.",
-    "Could you write a story about {}?",
-    "Make up a story about {}.",
-    "Give me a story about {}.",
-)
 WHO = ("Who is the story about?", "Who is this story about?")
 CHILDREN = ("girl", "boy")
 PRONOUNS = {
@@ -41,11 +21,13 @@ VOWEL_SOUND = re.compile(r"(?!(?:uni|use|usu|one|eu|ewe|ukulele))[aeiou]|hour|ho
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """topic: fits "a story about {topic}". questions: (question, answer) pairs that the text settles."""
+    """topic: fits "a story about {topic}". things: the nouns drawn for it that its text names, its hero's first.
+    questions: (question, answer) pairs that the text settles."""
 
     plot: str
     text: str
     topic: str
+    things: tuple[str, ...]
     questions: tuple[tuple[str, str], ...]
 
 
@@ -64,24 +46,26 @@ def tell(rng: Random, plot: Plot | None = None) -> Story:
         slots["moral"] = write(rng.choice(plot.morals), slots, rng)
     text = "\n".join(capitalize(tidy(write(line, slots, rng))) for line in plot.lines)
     questions = [(tidy(write(q, slots, rng)), tidy(write(a, slots, rng))) for q, a in plot.questions]
-    questions.append((rng.choice(WHO), tidy(f"The story is about a {slots['kind']} named {slots['A']}.")))
+    if slots["A"] in text:
+        questions.append((rng.choice(WHO), tidy(f"The story is about a {slots['kind']} named {slots['A']}.")))
     topic = tidy(write(rng.choice(plot.topics), slots, rng))
-    return Story(plot.name, text, topic, tuple(questions))
+    return Story(plot.name, text, topic, named(plot, slots, text), tuple(questions))
 
 
-def chat(rng: Random) -> Turns:
-    """A short conversation: a story asked for, a question about a story, or small talk."""
-    kind = rng.random()
-    if kind < 0.08:
-        said, answer = rng.choice(small_talk())
-        return ((write(said, {}, rng), write(answer, {}, rng)),)
-    story = tell(rng)
-    if kind < 0.30:
-        question, answer_ = rng.choice(story.questions)
-        return ((f"{story.text}\n{question}", answer_),)
-    request = rng.choice(STORY_REQUESTS).format(story.topic) if rng.random() < 0.93 else "Tell me a story."
-    told = (request, story.text)
-    return (told, rng.choice(story.questions)) if kind < 0.5 else (told,)
+def named(plot: Plot, slots: Slots, text: str) -> tuple[str, ...]:
+    """The persons' nouns and the things of a plot, as far as the text has them."""
+    nouns = [slots["noun" + SUFFIXES[role]] for role in SUFFIXES if role in plot.sources]
+    nouns += [slots[name] for name, table in plot.sources.items() if table in words("things")]
+    return tuple(noun for noun in dict.fromkeys(nouns) if re.search(rf"\b{noun}\b", text))
+
+
+def sentence(rng: Random) -> str:
+    """One sentence, or two that belong together, of any construction."""
+    template, drawn = rng.choice(sentences())
+    slots: Slots = {}
+    for name, table in drawn.items():
+        slots |= pick(name, table, slots, rng)
+    return capitalize(tidy(write(template, slots, rng)))
 
 
 def draw(plot: Plot, rng: Random) -> Slots:
@@ -98,6 +82,10 @@ def pick(name: str, source: str, slots: Slots, rng: Random) -> Slots:
     """A row of a table, other than words already drawn."""
     if source == "petname":
         return {name: rng.choice([n for n in words("pet names") if n not in slots.values()])}
+    if source == "person":
+        gender = rng.choice("fm")
+        free = [n for n in own_names(gender) if n not in slots.values()]
+        return {name: rng.choice(free)} | {f"{name}.{form}": word for form, word in PRONOUNS[gender].items()}
     rows = tables()[source]
     row = rng.choice([r for r in rows if r[""] not in slots.values()] or rows)
     forms = {f"{name}.{form}" if form else name: write(parse(word), slots, rng) for form, word in row.items()}
@@ -112,17 +100,16 @@ def cast(role: str, source: str, slots: Slots, rng: Random) -> Slots:
         if "noun" in slots:
             source = "child" if slots["noun"] in CHILDREN else "animal"
     gender = rng.choice("fm")
-    own_names = words("girl names" if gender == "f" else "boy names")
     taken = set(slots.values())
     lives = None
     if source == "child":
-        noun, names = CHILDREN[gender == "m"], own_names
+        noun, names = CHILDREN[gender == "m"], own_names(gender)
         adjective = rng.choice(words("child adjectives"))
     else:
         row = rng.choice([r for r in tables()[source] if r[""] not in taken])
-        noun, lives = row[""], row.get("home")
+        noun, lives, gender = row[""], row.get("home"), row.get("gender", gender)
         adjective = rng.choice(words(f"{source if f'{source} adjectives' in tables() else 'other'} adjectives"))
-        names = words("pet names") if rng.random() < 0.6 else own_names
+        names = words("pet names") if rng.random() < 0.6 else own_names(gender)
     name = rng.choice([n for n in names if n not in taken])
     person = {
         role: name,
@@ -133,6 +120,10 @@ def cast(role: str, source: str, slots: Slots, rng: Random) -> Slots:
     if lives and role == "A":
         person["lives"] = f"in {lives}"
     return person | pronouns(suffix, gender)
+
+
+def own_names(gender: str) -> list[str]:
+    return words("girl names" if gender == "f" else "boy names")
 
 
 def pronouns(suffix: str, gender: str) -> Slots:
@@ -155,22 +146,3 @@ def tidy(text: str) -> str:
 def capitalize(text: str) -> str:
     """A capital after a full stop. Not after a quotation, whose sentence may go on: "Help!" she cried."""
     return re.sub(r"(^|[.!?] )([a-z])", lambda m: m[1] + m[2].upper(), text)
-
-
-def main() -> None:
-    """Write stories and conversations, for trying things out: python -m bitnet.train.stories DIR [COUNT]"""
-    folder, count = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20_000
-    folder.mkdir(parents=True, exist_ok=True)
-    told = [story.text for story in islice(stories(0), count)]
-    held_out = count // 50
-    for name, texts in (("held_out.txt", told[:held_out]), ("stories.txt", told[held_out:])):
-        (folder / name).write_text("\n<|endoftext|>\n".join(texts) + "\n", "utf-8")
-    rng, roles = Random(1), ("user", "assistant")
-    with (folder / "chat.jsonl").open("w", encoding="utf-8") as file:
-        for _ in range(count // 5):
-            messages = [{"role": role, "content": said} for turn in chat(rng) for role, said in zip(roles, turn)]
-            print(json.dumps({"messages": messages}), file=file)
-
-
-if __name__ == "__main__":
-    main()

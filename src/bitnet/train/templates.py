@@ -14,6 +14,8 @@ Slots = dict[str, str]
 Row = dict[str, str]  # a word under "", its other forms under their names
 
 LITERAL = re.compile(r"[^\[{|\]]+")
+PLOTS = ("lessons", "things", "adventures")
+DRAWN = re.compile(r"\{(([A-Za-z]+)\d)")  # in a sentence: {noun1.pl} is a form of a word of the table noun
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +108,33 @@ def small_talk() -> tuple[tuple[Template, Template], ...]:
 
 
 @cache
-def tables() -> dict[str, tuple[Row, ...]]:
-    """words.txt: the rows of each table."""
-    found: dict[str, list[Row]] = {}
+def sentences() -> tuple[tuple[Template, dict[str, str]], ...]:
+    """Templates, and the table that each of their words is drawn from."""
+    return tuple((parse(line), dict(DRAWN.findall(line))) for line in lines("sentences.txt") if line)
+
+
+@cache
+def requests() -> dict[str, tuple[Template, ...]]:
+    return {name: tuple(map(parse, found)) for name, found in headed("requests.txt").items()}
+
+
+def headed(file: str) -> dict[str, list[str]]:
+    """The lines below each heading."""
+    found: dict[str, list[str]] = {}
     name = ""
-    for line in lines("words.txt"):
+    for line in lines(file):
         if line.startswith("= "):
             name = line[2:]
         elif line:
-            found.setdefault(name, []).extend(parse_row(row) for row in line.split("|"))
-    return {name: tuple(rows) for name, rows in found.items()}
+            found.setdefault(name, []).append(line)
+    return found
+
+
+@cache
+def tables() -> dict[str, tuple[Row, ...]]:
+    """words.txt: the rows of each table."""
+    found = headed("words.txt")
+    return {name: tuple(parse_row(row) for line in rows for row in line.split("|")) for name, rows in found.items()}
 
 
 def parse_row(row: str) -> Row:
@@ -130,7 +149,7 @@ def words(table: str) -> list[str]:
 @cache
 def plots() -> tuple[Plot, ...]:
     found: list[Plot] = []
-    for line in lines("plots.txt"):
+    for line in (line for name in PLOTS for line in lines(f"plots/{name}.txt")):
         mark, rest = line[:2], line[2:]
         if mark == "# ":
             name, *sources = rest.split()

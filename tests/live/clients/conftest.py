@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 import serving
+
+import bitnet
 
 ROOT = Path(__file__).parents[3]
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -50,12 +54,29 @@ def ran(tmp_path: Path) -> Callable[..., Ran]:
     return partial(run_in, tmp_path)
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH on which programs of the environments find this package, with its entry points."""
+    folder = tmp_path_factory.mktemp("installed")
+    (folder / "bitnet").mkdir()
+    here = distribution("bitnet")
+    core = importlib.util.find_spec("bitnet._core")
+    assert core is not None and core.origin is not None
+    for each in (*Path(bitnet.__file__).parent.iterdir(), Path(core.origin)):
+        (folder / "bitnet" / each.name).symlink_to(each)
+    about = folder / f"bitnet-{here.version}.dist-info"
+    about.mkdir()
+    for name in ("METADATA", "entry_points.txt"):
+        (about / name).write_text(here.read_text(name) or "")
+    return str(folder)
+
+
 @pytest.fixture
-def told(ran: Callable[..., Ran], client: serving.Client) -> Callable[[str, str], Any]:
+def told(ran: Callable[..., Ran], client: serving.Client, installed: str) -> Callable[[str, str], Any]:
     """What a script of scripts/ prints, which is JSON; it is given the URL of the server and the key."""
 
     def run(environment: str, script: str) -> Any:
-        done = ran(environment, "python", SCRIPTS / script, client.base_url, KEY)
+        done = ran(environment, "python", SCRIPTS / script, client.base_url, KEY, PYTHONPATH=installed)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,0 +1,1 @@
+"""This engine inside other programs, which find it by its entry points."""
