@@ -1,4 +1,4 @@
-"""A GPU on the host: the CUDA sources compiled by g++, the Triton kernels in Triton's interpreter, memory of NumPy's."""
+"""A GPU on the host: the CUDA sources compiled by g++, the Triton kernels in Triton's interpreter, NumPy's memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from bitnet.backends.cuda import device as gpu
 from bitnet.backends.cuda.arguments import packed
-from bitnet.backends.cuda.device import PIECE, AnyKernel, Device, Grid, Kernel, TritonKernel
+from bitnet.backends.cuda.device import PIECE, AnyKernel, Device, Grid, TritonKernel
 from bitnet.errors import ResourceError
 
 HEADER = Path(__file__).parent / "emulated_cuda"
+FLAGS = "-std=c++20 -O2 -ffp-contract=off -fno-strict-aliasing -fPIC -shared -fno-gnu-unique -Wno-unknown-pragmas"
 POISON = 0xA5
 os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its own library is interpreted then, too
 MOST_SHARED = 99 << 10  # of a block, on the card that has the least
@@ -38,8 +39,7 @@ def library(source: str) -> ctypes.CDLL:
     built = folder / f"{source}-{key}.so"
     if not built.exists():
         part = built.with_suffix(f".{os.getpid()}")
-        flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared", "-fno-gnu-unique", "-Wall", "-Wno-unknown-pragmas", "-Wno-dangling-pointer"]
-        command = ["g++", *flags, "-DBITNET_EMULATED", f"-I{HEADER}", "-x", "c++", "-", "-o", str(part)]
+        command = ["g++", *FLAGS.split(), "-DBITNET_EMULATED", f"-I{HEADER}", "-x", "c++", "-", "-o", str(part)]
         subprocess.run(command, input=text, text=True, check=True)
         part.rename(built)
     return ctypes.CDLL(str(built))

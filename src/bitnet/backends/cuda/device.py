@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent / "kernels"
-SOURCES = ("attention.cu", "gemv.cu", "rows.cu")
+SOURCES = ("attention.cu", "gemv.cu", "rows.cu", "select.cu")
 THREADS = 256  # of a block, as common.cuh has it
 PIECE = 512  # bytes that memory is given out in
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)', re.S)
@@ -38,7 +40,8 @@ class Kernel:
 class TritonKernel:
     """A function of triton_kernels.py with its constants.
 
-    types: for each parameter Triton's name of its type, "i32:16" a multiple of 16. warps, stages: of a program, and of its loads ahead.
+    types: for each parameter Triton's name of its type, "i32:16" a multiple of 16. warps: of a program. stages: of
+    loops, whose loads run ahead.
     """
 
     name: str
@@ -75,7 +78,8 @@ class Device(ABC):
     processors: int
 
     def __init__(self) -> None:
-        self.pool = Pool(self)
+        self.kept, self._passing = Pool(self, exact=True), Pool(self)
+        self._chosen = threading.local()
 
     @abstractmethod
     def allocate(self, nbytes: int) -> int:
@@ -104,29 +108,42 @@ class Device(ABC):
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """`work`, which only launches, as one call that may be made again and again."""
 
+    @contextmanager
+    def passing_in(self, pool: Pool) -> Iterator[None]:
+        """Values that pass come from this pool, in this thread."""
+        self._chosen.pool = pool
+        try:
+            yield
+        finally:
+            del self._chosen.pool
+
     def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-        return Array(self, self.pool.take(math.prod(shape) * np.dtype(dtype).itemsize), shape, np.dtype(dtype))
+        """For a value that passes: it is gone before the step ends, or soon after."""
+        return getattr(self._chosen, "pool", self._passing).empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-        array = self.empty(shape, dtype)
+        """To be kept."""
+        array = self.kept.empty(shape, dtype)
         self.clear(array.address, array.nbytes)
         return array
 
     def put(self, values: NDArray[Any]) -> Array:
-        array = self.empty(values.shape, values.dtype)
+        """To be kept."""
+        array = self.kept.empty(values.shape, values.dtype)
         self.write(array.address, np.ascontiguousarray(values))
         return array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Array:
-    """Numbers on a device, row-major. Their memory goes back to the pool with the last reference to them: what is
-    launched later may have it, for the device works in order."""
+    """Numbers on a device, row-major. Their memory goes back to its pool with the last reference to them: what is
+    launched later may have it, for the device works in order. owner: whose part it is, if it has no memory itself."""
 
-    device: Device
+    pool: Pool
     address: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    owner: Array | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -135,32 +152,44 @@ class Array:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def part(self, first: int, shape: tuple[int, ...]) -> Array:
+        """Numbers from the first-th on."""
+        return Array(self.pool, self.address + first * self.dtype.itemsize, shape, self.dtype, self)
+
     def numpy(self) -> NDArray[Any]:
         values = np.empty(self.shape, self.dtype)
         if values.size:
-            self.device.read(self.address, values)
+            self.pool.device.read(self.address, values)
         return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self.numpy()
 
     def write(self, values: NDArray[Any]) -> None:
-        self.device.write(self.address, np.ascontiguousarray(values, self.dtype))
+        self.pool.device.write(self.address, np.ascontiguousarray(values, self.dtype))
 
     def __del__(self) -> None:
-        self.device.pool.give(self.address)
+        if self.owner is None:
+            self.pool.give(self.address)
 
 
-@dataclass
 class Pool:
-    """Memory of a device, kept by size: steps alike take the same pieces in turn, and nothing is asked of the driver."""
+    """Memory of a device, kept by size: steps alike take the same pieces in turn, and nothing is asked of the driver.
 
-    device: Device
-    _free: dict[int, list[int]] = field(default_factory=dict)
-    _sizes: dict[int, int] = field(default_factory=dict)
+    What graphs use between their first kernel and their last is theirs alone: it has a pool of its own. exact: what is
+    kept long takes no more than it must; else sizes that are nearly alike share pieces.
+    """
+
+    def __init__(self, device: Device, exact: bool = False) -> None:
+        self.device, self.exact = device, exact
+        self._free: dict[int, list[int]] = {}
+        self._sizes: dict[int, int] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+        return Array(self, self.take(math.prod(shape) * np.dtype(dtype).itemsize), shape, np.dtype(dtype))
 
     def take(self, nbytes: int) -> int:
-        size = rounded(nbytes)
+        size = rounded(nbytes, PIECE if self.exact else max(PIECE, 1 << max(0, nbytes.bit_length() - 4)))
         free = self._free.setdefault(size, [])
         if free:
             return free.pop()
@@ -169,12 +198,16 @@ class Pool:
         return address
 
     def give(self, address: int) -> None:
-        size = self._sizes.get(address)
-        if size is not None:
-            self._free[size].append(address)
+        self._free[self._sizes[address]].append(address)
+
+    def release(self) -> None:
+        """Everything that nobody has, back to the driver."""
+        for free in self._free.values():
+            while free:
+                address = free.pop()
+                del self._sizes[address]
+                self.device.release(address)
 
 
-def rounded(nbytes: int) -> int:
-    """To an eighth of the next power of two at least: sizes that are nearly alike share pieces."""
-    piece = max(PIECE, 1 << max(0, nbytes.bit_length() - 4))
-    return max(PIECE, -(-nbytes // piece) * piece)
+def rounded(nbytes: int, piece: int) -> int:
+    return max(1, -(-nbytes // piece)) * piece

@@ -12,15 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitnet.backends.base import Ints, Model, Ops, Rope, Step
 from bitnet.backends.cuda import tiles
 from bitnet.backends.cuda.cache import TYPES, KVCache, new_cache
 from bitnet.backends.cuda.device import THREADS, Array, Device, TritonKernel, kernels
+from bitnet.backends.cuda.graphs import Steps
 from bitnet.backends.cuda.steps import DeviceStep, place
 from bitnet.backends.cuda.values import ACTIVATIONS, Prepared, Product, Products, Turned, Value
 from bitnet.backends.cuda.weights import DENSE, DenseMatrix, Matrix, TernaryMatrix, put_dense, put_ternary
-from bitnet.errors import ParameterError, UnsupportedError
+from bitnet.errors import UnsupportedError
 from bitnet.quant.tensor import Tensor, TernaryTensor
 
 FEW = 8  # rows that ternary_gemv takes
@@ -147,15 +149,15 @@ class CUDA(Ops):
 
     def linear(self, x: Value, *weights: Matrix) -> tuple[Value, ...]:
         shapes = [(x.shape[0], weight.shape[0]) for weight in weights]
-        first = weights[0]
-        if not all(isinstance(weight, TernaryMatrix) and weight.group == first.group for weight in weights):
+        ternary = [weight for weight in weights if isinstance(weight, TernaryMatrix)]
+        if len(ternary) < len(weights) or len({weight.group for weight in ternary}) > 1:
             if len(weights) > 1:
                 return tuple(self.linear(x, weight)[0] for weight in weights)
-            assert isinstance(first, DenseMatrix)
-            return (self._dense(self.array(x), first),)
+            assert isinstance(weights[0], DenseMatrix)
+            return (self._dense(self.array(x), weights[0]),)
         # What the product reads is held until it is computed.
         source = x if isinstance(x, Prepared) and x.done is None else Prepared(self.array(x))
-        products = Products(lambda residual: self._ternary(source, weights, residual), shapes)
+        products = Products(lambda residual: self._ternary(source, ternary, residual), shapes)
         return tuple(Product(products, index) for index in range(len(weights)))
 
     def rope(self, x: Value, positions: Any, rope: Rope) -> Turned:
@@ -245,6 +247,21 @@ class CUDA(Ops):
     def head(self, x: Value, weight: Matrix, top: int | Ints = 0) -> Array:
         return self.array(self.linear(x, weight)[0])
 
+    def select(self, logits: Array, tops: Array, room: int) -> Array:
+        """(S, vocab) and (S,) -> (S, 1 + 2 * room): of each row the `tops` largest, as select.cu has them."""
+        found = self.device.empty((len(logits), 1 + 2 * room), np.int32)
+        self.run("select_largest", len(logits), logits, tops, logits.shape[1], room, found)
+        return found
+
+    def to_host(self, x: Value) -> NDArray[Any]:
+        return self.array(x).numpy()
+
+    def compile(self, model: Model, cache: KVCache) -> Callable[[Step], Any]:
+        return Steps(self, model, cache)
+
+    def free_bytes(self) -> int:
+        return self.device.free_bytes()
+
     # Products.
 
     def _ternary(self, x: Prepared, weights: Sequence[TernaryMatrix], residual: Array | None) -> list[Array]:
@@ -290,7 +307,10 @@ class CUDA(Ops):
         down = sum(tiles.count(weight.shape[0], tiles.ROWS) for weight in weights)
         splits = 1 if group else max(1, min(2 * self.device.processors // down, along // 8))
         workspace, counters = self._splitting(down) if splits > 1 else (None, None)
-        after = lambda array, row: array.address + first * row  # noqa: E731
+
+        def after(array: Array, row: int) -> int:
+            return array.address + first * row
+
         prepared = (0, 0, 0)
         if codes is not None:
             prepared = (after(codes[0], codes[0].shape[1]), after(codes[1], 4), after(codes[2], 4))
@@ -313,9 +333,7 @@ class CUDA(Ops):
             self._room = self.device.zeros((down, CELLS), np.int32), self.device.zeros((down,), np.int32)
         return self._room
 
-    def _gemm(
-        self, x: tuple[Array, Array, Array], weight: TernaryMatrix, out: Array, residual: Array | None
-    ) -> None:
+    def _gemm(self, x: tuple[Array, Array, Array], weight: TernaryMatrix, out: Array, residual: Array | None) -> None:
         codes, multipliers, _ = x
         tokens, rows = out.shape
         along = codes.shape[1] // tiles.COLUMNS
@@ -330,8 +348,7 @@ class CUDA(Ops):
         self.device.launch(kernel, grid, [address(value) for value in values])
         if parts is not None:
             blocks = min(tiles.count(tokens * rows, THREADS), 8 * self.device.processors)
-            values = (parts, splits, multipliers, weight.scales, tokens, rows, residual, out)
-            self.run("finish_product", blocks, *values)
+            self.run("finish_product", blocks, parts, splits, multipliers, weight.scales, tokens, rows, residual, out)
 
     def _dense(self, x: Array, weight: DenseMatrix) -> Array:
         rows, columns = weight.shape
@@ -353,7 +370,9 @@ def address(value: Any) -> Any:
 
 def few_rows(columns: int, group: int) -> int:
     """Rows that ternary_gemv takes at once: their codes must fit into shared memory."""
-    return next((rows for rows in (8, 4, 2) if gemv_shared(rows, columns, group, rows <= FUSED) <= SMALL_SHARED - 2048), 1)
+    return next(
+        (rows for rows in (8, 4, 2) if gemv_shared(rows, columns, group, rows <= FUSED) <= SMALL_SHARED - 2048), 1
+    )
 
 
 def gemv_shared(tokens: int, columns: int, group: int, prepares: bool) -> int:

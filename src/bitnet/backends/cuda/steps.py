@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -31,14 +30,13 @@ class DeviceStep:
     def queries(self, most: int) -> Array:
         """(programs, 3): each sequence's rows, cut into runs of `most`, as sequence, first row and count."""
         if most not in self._queries:
-            self._queries[most] = self.ids.device.put(cut(self.starts, most))
+            self._queries[most] = self.ids.pool.device.put(cut(self.starts, most))
         return self._queries[most]
 
 
 def cut(starts: Ints, most: int) -> Ints:
     runs: list[tuple[int, int, int]] = []
-    bounds = starts.tolist()
-    for sequence, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for sequence, (start, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
         runs += [(sequence, first, min(most, end - first)) for first in range(start, end, most)]
     return np.array(runs, np.int32).reshape(-1, 3)
 
@@ -46,7 +44,10 @@ def cut(starts: Ints, most: int) -> Ints:
 def place(device: Device, step: Step) -> DeviceStep:
     counts = np.diff(step.starts)
     rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    put: Any = lambda values: device.put(np.ascontiguousarray(values, np.int32))  # noqa: E731
+
+    def put(values: Ints) -> Array:
+        return device.put(np.ascontiguousarray(values, np.int32))
+
     return DeviceStep(
         put(step.ids),
         put(step.positions),

@@ -8,7 +8,6 @@ products of float16, bfloat16 and int8 with float32 are then good to 22 bits.
 """
 
 # mypy: ignore-errors
-# ruff: noqa: N803
 
 import triton.language as tl
 

@@ -43,7 +43,7 @@ class Turned:
 
 @dataclass(slots=True, eq=False)
 class Products:
-    """x times several matrices, to be computed together. run(residual) does it, the residual being added to the first."""
+    """x times several matrices, to be computed together. run(residual) does it and adds the residual to the first."""
 
     run: Callable[[Array | None], list[Array]]
     shapes: list[tuple[int, int]]

@@ -50,7 +50,7 @@ def put_ternary(device: Device, tensor: TernaryTensor) -> TernaryMatrix:
         raise UnsupportedError(f"A ternary matrix has {k} columns; the GPU takes {tiles.MOST_COLUMNS}.")
     if tensor.group % tiles.COLUMNS:
         raise UnsupportedError(
-            f"A ternary matrix has a scale for each {tensor.group} columns; the GPU takes multiples of {tiles.COLUMNS}.",
+            f"A ternary matrix has a scale for {tensor.group} columns; the GPU takes multiples of {tiles.COLUMNS}.",
             "Run this model on the CPU.",
         )
     scales = tensor.scales if tensor.group else np.broadcast_to(tensor.scales, (n,))
