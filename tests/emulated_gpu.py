@@ -23,7 +23,6 @@ from bitnet.errors import ResourceError
 HEADER = Path(__file__).parent / "emulated_cuda"
 FLAGS = "-std=c++20 -O2 -ffp-contract=off -fno-strict-aliasing -fPIC -shared -fno-gnu-unique -Wno-unknown-pragmas"
 POISON = 0xA5
-os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its own library is interpreted then, too
 MOST_SHARED = 99 << 10  # of a block, on the card that has the least
 
 

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-
-pytest.importorskip("triton")
-
 from emulated_gpu import EmulatedGPU
 
 from bitnet import backends
