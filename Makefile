@@ -4,21 +4,25 @@ BIN := .venv/bin
 FUZZ_SECONDS ?= 60
 CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 
-.PHONY: run test test-all lint sanitize fuzz bench goldens clean
+.PHONY: run test test-all test-cuda lint sanitize fuzz bench goldens clean
 .DELETE_ON_ERROR:
 
 run: .venv/built
 	@$(BIN)/bitnet run --chat --temperature 0.6 "Tell me a story about a brave girl."
 
 test: .venv/test
-	$(BIN)/pytest -q --ignore=tests/live
+	$(BIN)/pytest -q --ignore=tests/live --ignore=tests/cuda
 
 # Clients that cannot live together, each with what it needs, for tests/live/clients.
 CLIENTS := $(patsubst tests/live/clients/environments/%.txt,.venv/clients-%,$(wildcard tests/live/clients/environments/*.txt))
 
 # TESTS: what to leave out, such as --ignore=tests/kernels.
 test-all: .venv/live $(CLIENTS)
-	$(BIN)/pytest -q $(TESTS)
+	$(BIN)/pytest -q --ignore=tests/cuda $(TESTS)
+
+# The GPU's kernels, without a GPU: g++, Triton's interpreter, and both compilers for every architecture.
+test-cuda: .venv/cuda
+	$(BIN)/pytest -q tests/cuda
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -60,6 +64,10 @@ goldens: .venv/built
 
 .venv/live: .venv/test
 	$(BIN)/pip install -q --group live
+	@touch $@
+
+.venv/cuda: .venv/test pyproject.toml
+	$(BIN)/pip install -q -e '.[cuda]'
 	@touch $@
 
 .venv/fuzz: .venv/test

@@ -87,7 +87,8 @@ class BitNet:
 
     model: a path, a name on the hub ("org/name", "org/name:QUANT"; fetched where it is not in the cache), or nothing
     for the model that ships with the package. threads: 0 uses every processor this process
-    may use. backend: "cpu", or "reference" for the slow definition in NumPy. weights: how ternary weights are kept,
+    may use. backend, or device: "cpu", "cuda" for an NVIDIA GPU ("cuda:1" for the second), or
+    "reference" for the slow definition in NumPy. weights: how ternary weights are kept,
     "2bit", "1.6bit", or what is faster here ("auto"). kernel: "i2_s" multiplies them; "tl1" and "tl2" look partial sums
     up. The results are the same bits. profile: whether to use what `bitnet tune` found for this model on this machine,
     where nothing else is asked for. draft: guess at tokens and verify several at once, which gives the same text in
@@ -105,6 +106,7 @@ class BitNet:
         *,
         threads: int = 0,
         backend: str = "cpu",
+        device: str | None = None,
         weights: str = "auto",
         kernel: str = "auto",
         progress: Progress = lambda done, total: None,
@@ -113,7 +115,8 @@ class BitNet:
         profile: bool = True,
         **engine: Any,
     ) -> None:
-        known = "threads, backend, weights, kernel, progress, force, draft, profile, "
+        backend = device or backend
+        known = "threads, backend, device, weights, kernel, progress, force, draft, profile, "
         config = keyword_config(EngineConfig, engine, known)
         ops = backends.make(backend, weights, kernel)
         for name, path in (("model", model), ("draft", draft)):
@@ -139,7 +142,7 @@ class BitNet:
                 f"the embedding {decoder.config.vocab_size} rows."
             )
         if not force:
-            config = fitted(config, decoder.config)
+            config = fitted(config, decoder.config, ops.free_bytes())
         drafter = None if draft is None else open_drafter(draft, decoder, self.tokenizer, config, progress, force)
         self._llm: LLM | None = LLM(decoder, self.tokenizer, config, drafter)
         self._embedder: Embedder | None = None

@@ -14,6 +14,7 @@ BitNetError
 │   ├── RateLimitError     the hub has had too many requests
 │   └── DownloadError      what came is cut short, or not what was announced
 ├── ScrapeError            a server that is watched does not answer        exit code 1
+├── DeviceError            a GPU is missing, too old, or has failed        exit code 1
 └── ResourceError          not enough memory or processors for what was asked  exit code 1
 """
 
@@ -91,6 +92,10 @@ class DownloadError(HubError):
 
 
 class ScrapeError(BitNetError):
+    pass
+
+
+class DeviceError(BitNetError):
     pass
 
 

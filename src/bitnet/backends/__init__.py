@@ -6,22 +6,28 @@ from bitnet.backends.base import Ops
 from bitnet.backends.packing import asked
 from bitnet.errors import ParameterError
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "cuda", "reference")
 
 
 def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
     """A backend by name; imported only now, since each may need something that is not installed.
 
-    weights, kernel: how "cpu" keeps and multiplies ternary weights, out of packing.WEIGHTS and packing.KERNELS.
+    name: "cuda:1" is the second GPU. weights, kernel: how "cpu" keeps and multiplies ternary weights, out of
+    packing.WEIGHTS and packing.KERNELS.
     """
     packing = asked(weights, kernel)
     if name == "cpu":
         from bitnet.backends.cpu import CPU
 
         return CPU(packing)
+    if packing != "auto":
+        raise ParameterError(f"The backend {name} has neither weights {weights!r} nor a kernel {kernel!r}.")
+    family, _, index = name.partition(":")
+    if family == "cuda" and (name == family or index.isdecimal()):
+        from bitnet.backends.cuda import open_gpu
+
+        return open_gpu(int(index or 0))
     if name == "reference":
-        if packing != "auto":
-            raise ParameterError(f"The backend {name} has neither weights {weights!r} nor a kernel {kernel!r}.")
         from bitnet.backends.reference import Reference
 
         return Reference()

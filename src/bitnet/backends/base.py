@@ -74,6 +74,27 @@ class Step:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TopLogits:
+    """A row of logits (vocab,) of which only the largest are known: those that decide its token. As an array, the
+    others are -inf.
+
+    ids: ascending. values: of these.
+    """
+
+    ids: Ints
+    values: NDArray[np.float32]
+    vocab: int
+
+    def __len__(self) -> int:
+        return self.vocab
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[np.float32]:
+        row = np.full(self.vocab, -np.inf, np.float32)
+        row[self.ids] = self.values
+        return row
+
+
 @dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary position embedding (arXiv:2104.09864).
@@ -198,8 +219,19 @@ class Ops(ABC):
     def add_screen(self, weight: Weight) -> None:
         """Spend memory on `weight` so that `head` with top > 0 reads less; a backend may have no such thing."""
 
+    def to_host(self, x: Value) -> NDArray[np.float32]:
+        """The numbers of an activation."""
+        return np.asarray(x)
+
+    def free_bytes(self) -> int | None:
+        """Memory that weights and caches may still take; None: what the machine has."""
+        return None
+
     def compile(self, model: Model, cache: Cache) -> Callable[[Step], Value]:
-        """`model` on `cache`, to be called for every step; a backend may capture it once and replay it."""
+        """`model` on `cache`, to be called for every step; a backend may capture it once and replay it.
+
+        It gives logits on the host: (S, vocab), or where every row has a top perhaps a list of S TopLogits.
+        """
         return lambda step: model(step, cache)
 
 

@@ -31,7 +31,14 @@ Head = Annotated[
         "--head", help='"screen" finds the likeliest tokens in a copy of the output head, exactly; "full"; "auto".'
     ),
 ]
-Backend = Annotated[str, typer.Option("--backend", help='"cpu", or "reference" for the slow definition in NumPy.')]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        "--device",
+        help='"cpu", "cuda" (an NVIDIA GPU), or "reference" for the slow definition in NumPy.',
+    ),
+]
 Weights = Annotated[
     str, typer.Option("--weights", help='Keep ternary weights at "2bit" or "1.6bit"; "auto": what is faster here.')
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from bitnet.engine.kv_cache import BlockPool
 from bitnet.engine.llm import EngineConfig
 from bitnet.engine.runner import Runner
@@ -44,7 +46,7 @@ class DraftModel:
                 twin.computed = chunk.end
                 if unfinished:
                     continue
-                twin.output.append(int(logits[-1][: self.vocab_size].argmax()))
+                twin.output.append(int(np.asarray(logits[-1])[: self.vocab_size].argmax()))
                 if len(twin.output) < twins[twin]:
                     active.append(twin)
         return {sequence: list(self._twins[sequence].output) for sequence in wanted}

@@ -67,7 +67,7 @@ class Embedder:
         for sequence in sequences:
             scheduler.add(sequence)
         while chunks := scheduler.schedule():
-            states = self.model.hidden(make_step(chunks), self.cache)
+            states = self.model.ops.to_host(self.model.hidden(make_step(chunks), self.cache))
             end = 0
             for chunk in chunks:
                 begin, end = end, end + len(wanted_rows(chunk))

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet.backends.base import TopLogits
 from bitnet.errors import BitNetError, ParameterError
 
 Floats = NDArray[np.floating[Any]]
-Ids = NDArray[np.intp]
+Ids = NDArray[np.integer[Any]]
 
 
 def knob(default: Any, help: str, low: float = -math.inf, high: float = math.inf) -> Any:
@@ -88,7 +89,7 @@ def check_bias(bias: Any, low: float, high: float) -> None:
 
 
 def sample(
-    logits: Floats,
+    logits: Floats | TopLogits,
     params: SamplingParams,
     prompt: Mapping[int, int],
     output: Mapping[int, int],
@@ -100,6 +101,11 @@ def sample(
     logits: (vocab,). prompt, output: how often each token occurred there. draw: uniform in [0, 1). allowed: (vocab,),
     some of them; None: all. The result depends on nothing else, so neighbours in a batch cannot change it.
     """
+    if isinstance(logits, TopLogits):
+        if allowed is None and params.top:
+            check(logits.values)
+            return draw_from(logits.ids, logits.values, params, draw)
+        logits = np.asarray(logits)
     check(logits)
     if params.logit_bias:
         logits = biased(logits, params.logit_bias)
@@ -110,11 +116,16 @@ def sample(
     if params.temperature == 0:
         return int(logits.argmax())
     # What is ruled out weighs nothing: all but a few where the head was screened.
-    possible = np.flatnonzero(logits > -np.inf) if logits.min() == -np.inf else np.arange(len(logits))
-    weights = np.exp(
-        (logits[possible].astype(np.float64) - logits.max()) / params.temperature
-    )  # the likeliest weighs 1
-    ids = np.arange(len(weights))
+    possible: Ids = np.flatnonzero(logits > -np.inf) if logits.min() == -np.inf else np.arange(len(logits))
+    return draw_from(possible, logits[possible], params, draw)
+
+
+def draw_from(possible: Ids, logits: Floats, params: SamplingParams, draw: float) -> int:
+    """One of the ids `possible`, which ascend, with these logits."""
+    if params.temperature == 0:
+        return int(possible[logits.argmax()])
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / params.temperature)  # the likeliest weighs 1
+    ids: Ids = np.arange(len(weights))
     for keep in FILTERS:
         ids = keep(weights, ids, params)
     # Inverse transform: the draw falls into each token's share of the unit interval with its probability.

@@ -90,7 +90,7 @@ def load(
     head_name = "lm_head" if "lm_head" in found else "embed_tokens"
     screened = ops.screens and head_name not in ternary and wants_screen(infos[found[head_name]], head, needed)
     if not force:
-        check_memory(checkpoint.path, needed + screened * screen_bytes(infos[found[head_name]]))
+        check_memory(checkpoint.path, needed + screened * screen_bytes(infos[found[head_name]]), ops.free_bytes())
     weights: dict[str, Weight] = {}
     for done, (name, spelled) in enumerate(found.items()):
         progress(done, len(found))

@@ -17,9 +17,9 @@ DENSE_BYTES = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32} | {
 }
 
 
-def check_memory(path: Path, needed: int) -> None:
-    """ResourceError when the weights need more memory than there is."""
-    free = available_bytes()
+def check_memory(path: Path, needed: int, free: int | None = None) -> None:
+    """ResourceError when the weights need more memory than there is: `free` bytes, None: on this machine."""
+    free = available_bytes() if free is None else free
     if needed > free:
         raise ResourceError(
             f"{path}: the weights need {needed / GIB:.2f} GiB of memory; {free / GIB:.2f} GiB are free.",

@@ -1,0 +1,60 @@
+"""A step's numbers on the GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bitnet.backends.base import Ints, Step
+from bitnet.backends.cuda.device import Array, Device
+
+
+@dataclass(slots=True, eq=False)
+class DeviceStep:
+    """Step, for the model to run on: its arrays lie on the device, whose contents may change between runs.
+
+    rows: the sequence of each token. longest: positions that any token sees at most. starts: as in Step, on the host.
+    """
+
+    ids: Array
+    positions: Array
+    want: Array | None  # None: all rows, in order
+    block_tables: Array
+    rows: Array
+    starts: Ints
+    longest: int
+    top: int | Ints = 0
+    _queries: dict[int, Array] = field(default_factory=dict)
+
+    def queries(self, most: int) -> Array:
+        """(programs, 3): each sequence's rows, cut into runs of `most`, as sequence, first row and count."""
+        if most not in self._queries:
+            self._queries[most] = self.ids.pool.device.put(cut(self.starts, most))
+        return self._queries[most]
+
+
+def cut(starts: Ints, most: int) -> Ints:
+    runs: list[tuple[int, int, int]] = []
+    for sequence, (start, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+        runs += [(sequence, first, min(most, end - first)) for first in range(start, end, most)]
+    return np.array(runs, np.int32).reshape(-1, 3)
+
+
+def place(device: Device, step: Step) -> DeviceStep:
+    counts = np.diff(step.starts)
+    rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+    def put(values: Ints) -> Array:
+        return device.put(np.ascontiguousarray(values, np.int32))
+
+    return DeviceStep(
+        put(step.ids),
+        put(step.positions),
+        put(step.want),
+        put(step.block_tables),
+        put(rows),
+        np.asarray(step.starts, np.int32),
+        int(step.positions.max(initial=0)) + 1,
+        step.top,
+    )
