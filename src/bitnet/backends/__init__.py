@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from bitnet.backends.base import Ops
 from bitnet.backends.packing import asked
 from bitnet.errors import ParameterError
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "reference", "tvm")
 
 
 def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
@@ -19,13 +21,26 @@ def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
         from bitnet.backends.cpu import CPU
 
         return CPU(packing)
-    if name == "reference":
+    if name in ("reference", "tvm"):
         if packing != "auto":
             raise ParameterError(f"The backend {name} has neither weights {weights!r} nor a kernel {kernel!r}.")
-        from bitnet.backends.reference import Reference
-
-        return Reference()
+        return make_reference() if name == "reference" else make_tvm()
     raise ParameterError(f"There is no backend {name!r}.", f"Known: {', '.join(BACKENDS)}.")
+
+
+def make_reference() -> Ops:
+    from bitnet.backends.reference import Reference
+
+    return Reference()
+
+
+def make_tvm() -> Ops:
+    """The backend tvm, or ParameterError where TVM is not installed."""
+    try:
+        made: Ops = import_module("bitnet.backends.tvm").TVM()
+    except ImportError as error:
+        raise ParameterError(f"The backend tvm needs {error.name}.", "pip install 'bitnet[tvm]'") from error
+    return made
 
 
 def set_threads(threads: int) -> int:
