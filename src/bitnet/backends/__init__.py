@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from bitnet.backends.base import Ops
 from bitnet.backends.packing import asked
 from bitnet.errors import ParameterError
 
-BACKENDS = ("cpu", "cuda", "reference")
+BACKENDS = ("cpu", "cuda", "reference", "tvm")
 
 
 def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
@@ -31,7 +33,18 @@ def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
         from bitnet.backends.reference import Reference
 
         return Reference()
+    if name == "tvm":
+        return make_tvm()
     raise ParameterError(f"There is no backend {name!r}.", f"Known: {', '.join(BACKENDS)}.")
+
+
+def make_tvm() -> Ops:
+    """The backend tvm, or ParameterError where TVM is not installed."""
+    try:
+        made: Ops = import_module("bitnet.backends.tvm").TVM()
+    except ImportError as error:
+        raise ParameterError(f"The backend tvm needs {error.name}.", "pip install 'bitnet[tvm]'") from error
+    return made
 
 
 def set_threads(threads: int) -> int:

@@ -1,0 +1,247 @@
+"""The operations as TensorIR. Called with numbers they run one by one; on a Writer (relax.py) a model is a module.
+
+Every result has the bits of the backend "cpu": tensorir/function.py says how.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import numpy as np
+
+os.environ.setdefault("TVM_BIND_THREADS", "0")  # TVM would pin this thread to a processor, and with it all of bitnet
+
+import tvm
+from numpy.typing import NDArray
+
+from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
+from bitnet.errors import ParameterError
+from bitnet.quant.blocks import BLOCKS
+from bitnet.quant.tensor import Tensor, TernaryTensor
+from bitnet.tensorir import dense, pack, rows, ternary
+from bitnet.tensorir.attention import CACHE_TYPES, Heads, attention, cache_shape
+from bitnet.tensorir.targets import Target, host
+from bitnet.tensorir.ternary import Blocking, Shape
+
+Make = Callable[[int | None], Any]  # a function for so many rows, None: for any number
+Output = tuple[tuple[int, ...], str]  # of each row, and its type
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ternary:
+    """weights, scales: tensors of TVM as tensorir/ternary.py has them."""
+
+    shape: tuple[int, int]
+    packing: Shape
+    weights: Any
+    scales: Any
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self.weights) + nbytes(self.scales)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """data: a tensor of TVM (n, k), of a type in dense.TYPES."""
+
+    shape: tuple[int, int]
+    dtype: str
+    data: Any
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self.data)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KVCache:
+    """pages: a tensor of TVM, cache_shape()."""
+
+    pages: Any
+    kv: str
+
+    @property
+    def blocks(self) -> int:
+        return int(self.pages.shape[0])
+
+    @property
+    def layers(self) -> int:
+        return int(self.pages.shape[1])
+
+    @property
+    def kv_heads(self) -> int:
+        return int(self.pages.shape[3])
+
+
+@lru_cache
+def number(layer: int) -> NDArray[np.int32]:
+    """As an argument: all layers share a function."""
+    return np.full(1, layer, np.int32)
+
+
+def nbytes(tensor: Any) -> int:
+    return int(np.prod([int(n) for n in tensor.shape])) * np.dtype(str(tensor.dtype)).itemsize
+
+
+def tensor(array: Any) -> Any:
+    return tvm.runtime.tensor(np.ascontiguousarray(array))
+
+
+class TVM(Ops):
+    """blocking: how a ternary product of a shape is computed, for one token (1) or for several (None)."""
+
+    name = "tvm"
+
+    def __init__(
+        self, target: Target | None = None, blocking: Callable[[int | None, Shape], Blocking] | None = None
+    ) -> None:
+        self.target = target or host()
+        self.blocking = blocking or usual_blocking
+        self._built: dict[Any, Any] = {}
+
+    # Weights and caches.
+
+    def put(self, given: Tensor) -> Ternary | Dense | Any:
+        if isinstance(given, TernaryTensor):
+            return Ternary(given.shape, pack.shape_of(given), tensor(pack.packed(given)), tensor(pack.scales(given)))
+        if len(given.shape) == 1:
+            return given.dequantize()
+        n, k = given.shape
+        if given.dtype in BLOCKS or given.dtype not in dense.TYPES:
+            return Dense((n, k), "F32", tensor(given.dequantize()))
+        return Dense((n, k), given.dtype, tensor(given.data))
+
+    def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> KVCache:
+        if dtype not in CACHE_TYPES:
+            raise ParameterError(f"The backend tvm caches {' or '.join(CACHE_TYPES)}, not {dtype}.", "Take --kv f16.")
+        return KVCache(tensor(np.zeros(cache_shape(blocks, layers, kv_heads, head_dim), CACHE_TYPES[dtype])), dtype)
+
+    # What a subclass that writes a module does otherwise.
+
+    def call(self, make: partial[Any], like: Any, inputs: Sequence[Any], outputs: Sequence[Output]) -> Any:
+        """Run make(count) on `inputs`; its outputs have as many rows as `like`."""
+        count = len(like)
+        function = self.built(make, 1 if count == 1 else None)
+        results = [tvm.runtime.empty((count, *width), dtype) for width, dtype in outputs]
+        function(*(tensor(x) if isinstance(x, np.ndarray) else x for x in inputs), *results)
+        found = [result.numpy() for result in results]
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def width(self, x: Any) -> int:
+        return int(x.shape[1])
+
+    def angles(self, rope: Rope, positions: Any) -> tuple[Any, Any]:
+        cos, sin = rope.angles(int(positions.max()) + 1)
+        return cos, sin
+
+    def sequences(self, step: Step) -> Any:
+        """Which sequence each token belongs to, (T,)."""
+        return np.repeat(np.arange(len(step.starts) - 1, dtype=np.int32), np.diff(step.starts))
+
+    def built(self, make: partial[Any], count: int | None) -> Any:
+        key = (make.func, make.args, count)
+        if key not in self._built:
+            function = make(count)
+            built = tvm.compile(tvm.IRModule({function.attrs["global_symbol"]: function}), target=llvm(self.target))
+            self._built[key] = built[function.attrs["global_symbol"]]
+        return self._built[key]
+
+    # The operations.
+
+    def embed(self, ids: Any, table: Any) -> Any:
+        n, k = table.shape
+        if isinstance(table, Ternary):
+            make = partial(ternary.embed, table.packing)
+            return self.call(make, ids, (ids, table.weights, table.scales), [((k,), "float32")])
+        make = partial(dense.embed, n, k, table.dtype)
+        return self.call(make, ids, (ids, table.data), [((k,), "float32")])
+
+    def rms_norm(self, x: Any, weight: Any, eps: float) -> Any:
+        width = self.width(x)
+        make = partial(rows.rms_norm, width, int(weight.shape[0]), eps)
+        return self.call(make, x, (x, weight), [((width,), "float32")])
+
+    def linear(self, x: Any, *weights: Any) -> tuple[Any, ...]:
+        quantized: dict[int, Any] = {}  # by the columns that share a sum
+        return tuple(
+            self.ternary_linear(x, w, quantized) if isinstance(w, Ternary) else self.dense_linear(x, w) for w in weights
+        )
+
+    def dense_linear(self, x: Any, w: Dense) -> Any:
+        make = partial(dense.linear, w.shape[0], w.shape[1], w.dtype)
+        return self.call(make, x, (x, w.data), [((w.shape[0],), "float32")])
+
+    def ternary_linear(self, x: Any, w: Ternary, quantized: dict[int, Any]) -> Any:
+        shape = w.packing
+        group = shape.group or shape.padded
+        if group not in quantized:
+            outputs = [((shape.padded,), "int8"), ((shape.padded // group,), "int32"), ((), "float32")]
+            make = partial(rows.quantize, shape.k, shape.padded, group)
+            quantized[group] = self.call(make, x, (x,), outputs)
+        codes, sums, multipliers = quantized[group]
+        make = partial(self.ternary_product, shape)
+        inputs = (codes, sums, w.weights, w.scales, multipliers)
+        return self.call(make, x, inputs, [((shape.n,), "float32")])
+
+    def ternary_product(self, shape: Shape, count: int | None) -> Any:
+        return ternary.linear(shape, self.target.schedule, self.blocking(count, shape), count)
+
+    def rope(self, x: Any, positions: Any, rope: Rope) -> Any:
+        width, (cos, sin) = self.width(x), self.angles(rope, positions)
+        make = partial(rows.rope, width, rope.head_dim, 2 * int(cos.shape[1]), rope.style == "interleaved")
+        return self.call(make, x, (x, positions, cos, sin), [((width,), "float32")])
+
+    def attention(
+        self, q: Any, k: Any, v: Any, cache: Any, layer: int, step: Step, head_dim: int, window: int = 0
+    ) -> Any:
+        width = self.width(q)
+        heads = Heads(width // head_dim, cache.kv_heads, head_dim, cache.layers, window, cache.kv)
+        at = (step.positions, self.sequences(step), step.block_tables, number(layer))
+        inputs = (q, k, v, *at, cache.pages)
+        return self.call(partial(attention, heads), q, inputs, [((width,), "float32")])
+
+    def gate(self, act: str, g: Any, u: Any) -> Any:
+        width = self.width(g)
+        return self.call(partial(rows.gate, width, act), g, (g, u), [((width,), "float32")])
+
+    def add(self, x: Any, y: Any) -> Any:
+        width = self.width(x)
+        return self.call(partial(rows.add, width), x, (x, y), [((width,), "float32")])
+
+    def scale(self, x: Any, c: float) -> Any:
+        width = self.width(x)
+        return self.call(partial(rows.scale, width, c), x, (x,), [((width,), "float32")])
+
+    def hadamard(self, x: Any, signs: Any, block: int, inverse: bool = False) -> Any:
+        width = self.width(x)
+        make = partial(rows.hadamard, width, block, inverse)
+        return self.call(make, x, (x, signs), [((width,), "float32")])
+
+    def take(self, x: Any, wanted: Any) -> Any:
+        return x[wanted]
+
+    def head(self, x: Any, weight: Any, top: int | Ints = 0) -> Any:
+        return self.linear(x, weight)[0]
+
+    # Whole models.
+
+    def compile(self, model: Model, cache: KVCache) -> Callable[[Step], Any]:
+        from bitnet.backends.relax import Compiled, build, write  # which is written in terms of this class
+
+        positions = cache.blocks * BLOCK_SIZE
+        vocabulary = cast(Any, model).config.vocab_size
+        return Compiled(build(write(model, self, cache, positions), self.target), cache, vocabulary, positions)
+
+
+def usual_blocking(count: int | None, shape: Shape) -> Blocking:
+    """What is tried first: nothing is known of this machine."""
+    return Blocking() if count == 1 else Blocking(groups=1, tokens=4)
+
+
+def llvm(target: Target) -> Any:
+    return tvm.target.Target({key: list(value) if isinstance(value, tuple) else value for key, value in target.llvm})
