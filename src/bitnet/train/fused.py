@@ -154,9 +154,7 @@ class Input(Function):
     """(x, gate, norm, act, eps) -> what they are together, in bfloat16."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Torch, gate: Torch | None, norm: Torch | None, act: str, eps: float
-    ) -> Torch:
+    def forward(ctx: Any, x: Torch, gate: Torch | None, norm: Torch | None, act: str, eps: float) -> Torch:
         read = plain(x, gate, norm)
         ctx.save_for_backward(*read)
         ctx.how = act, eps
