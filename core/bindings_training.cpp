@@ -1,4 +1,5 @@
-// The door for training: PyTorch's tensors come in by DLPack, and results are written into tensors that the caller made.
+// The door for training: PyTorch's tensors come in by DLPack, and results are written into tensors that the caller
+// made.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
