@@ -1,7 +1,7 @@
 """How much a ternary model loses to a float one, and how much of that distillation wins back: a study to reproduce.
 
-python tools/ternary_gap.py --texts runs/texts --out runs/gap --steps 2000 --seeds 3
-python tools/ternary_gap.py --texts runs/texts --out runs/gap --steps 2000 --seeds 3 --report
+python tools/ternary_gap.py --text stories.txt more.txt --out runs/gap --steps 2000 --seeds 0 1 2
+python tools/ternary_gap.py --text stories.txt more.txt --out runs/gap --steps 2000 --report
 
 Arms, each with every seed, on T tokens or on 2 T:
 
@@ -12,8 +12,12 @@ ternary2   2 T  the same
 continual  2 T  the float model of T of the same seed, trained on as a ternary one
 distilled  2 T  the same with sub-norms put in, a quarter of T on plain text, then with that float model as the teacher
 
-Every run is a folder of `bitnet train`: killed, the study goes on where it was. The report has the held-out loss of an
-arm, its gap to the float one of as many tokens, paired by seed, with a 95 % interval, and a plot.
+Equal tokens means two things here, and the report has both, paired by seed, with 95 % intervals. All that a model has
+cost: continual and distilled took 2 T with their float model, so they are compared with float2, as ternary2 is. Or the
+float model is there already and only what follows counts: they took T more, and are compared with it, as ternary is.
+
+Every run is a folder of `bitnet train`: killed, the study goes on where it was. Documents of the texts stand between
+lines of <|endoftext|>, or a file is one; every document that is there twice counts once, and some are held out.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import statistics
 import subprocess
 import sys
@@ -38,13 +43,15 @@ SHAPE = {
 FLOAT = {"mixed": {".*": 16}}
 STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # 97.5 %, by the number of seeds
 COMPARED = {"float": "float", "float2": "float2", "ternary": "float"}  # with the float model of as many tokens: float2
+TRAIN, HELD_OUT, SEPARATOR = "train.txt", "held_out.txt", "<|endoftext|>"
 ARMS = ("float", "float2", "ternary", "ternary2", "continual", "distilled")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--texts", type=Path, required=True, help="folder with stories.txt and held_out.txt")
+    add("--text", type=Path, nargs="+", required=True, help="text files")
+    add("--held-out", type=int, default=300, help="documents")
     add("--out", type=Path, required=True)
     add("--steps", type=int, default=2000)
     add("--rows", type=int, default=16)
@@ -52,22 +59,38 @@ def main() -> None:
     add("--hidden", type=int, default=256)
     add("--layers", type=int, default=4)
     add("--vocabulary", type=int, default=2048)
-    add("--seeds", type=int, default=3)
+    add("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    add("--logits", type=float, default=1.0, help="weight of the teacher's logits")
+    add("--attention", type=float, default=1.0, help="weight of its attention relations")
+    add("--temperature", type=float, default=1.0)
     add("--arms", nargs="+", choices=ARMS, default=ARMS)
     add("--eager", action="store_true", help="without torch.compile")
     add("--report", action="store_true", help="only write the report of what has been trained")
     given = parser.parse_args()
     if not given.report:
-        for seed in range(given.seeds):
+        split(given.text, given.held_out, given.out)
+        for seed in given.seeds:
             for arm in given.arms:
                 for name, config in runs(arm, seed, given):
                     train(given.out / name, config)
-    report(given.out, range(given.seeds))
+    report(given.out, given.seeds)
+
+
+def split(texts: Sequence[Path], held_out: int, out: Path) -> None:
+    """The documents of the texts as two files, shuffled; once."""
+    if (out / TRAIN).exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    pieces = [piece.strip() for text in texts for piece in text.read_text("utf-8").split(SEPARATOR)]
+    documents = list(dict.fromkeys(piece for piece in pieces if piece))
+    random.Random(0).shuffle(documents)
+    for name, part in ((HELD_OUT, documents[:held_out]), (TRAIN, documents[held_out:])):
+        (out / name).write_text(f"\n{SEPARATOR}\n".join(part), "utf-8")
 
 
 def runs(arm: str, seed: int, given: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     """The runs of an arm, in their order, the measured one last; each has the arm and the seed in its name."""
-    teacher, tokenizer = str(given.out / f"float-{seed}"), str(given.out / "float-0")
+    teacher, tokenizer = str(given.out / f"float-{seed}"), str(given.out / f"float-{given.seeds[0]}")
     shape = {**SHAPE, "hidden_size": given.hidden, "intermediate_size": 2 * given.hidden}
     shape |= {"num_hidden_layers": given.layers, "num_attention_heads": given.hidden // 64}
     shape |= {"num_key_value_heads": max(1, given.hidden // 128)}
@@ -86,7 +109,9 @@ def runs(arm: str, seed: int, given: argparse.Namespace) -> list[tuple[str, dict
     distilled = {
         "task": "distill",
         "model": {"path": str(given.out / f"refined-{seed}")},
-        "teacher": {"path": teacher, "logits": 1.0, "attention": 1.0, "temperature": 1.0},
+        "teacher": {
+            "path": teacher, "logits": given.logits, "attention": given.attention, "temperature": given.temperature,
+        },
     }
     return [
         (f"refined-{seed}", base(refined, seed + 1000, first, given, tokenizer)),
@@ -96,13 +121,13 @@ def runs(arm: str, seed: int, given: argparse.Namespace) -> list[tuple[str, dict
 
 def base(config: dict[str, Any], seed: int, steps: int, given: argparse.Namespace, tokenizer: str) -> dict[str, Any]:
     """With the data and the tokenizer that all runs share; the first run makes the tokenizer."""
-    own = config.get("recipe") == FLOAT and seed == 0 and steps == given.steps
+    own = config.get("recipe") == FLOAT and seed == given.seeds[0] and steps == given.steps
     return {
         **config,
         "tokenizer": {"vocabulary": given.vocabulary} if own else {"path": tokenizer},
         "data": {
-            "train": [{"path": str(given.texts / "stories.txt")}],
-            "held_out": [{"path": str(given.texts / "held_out.txt")}],
+            "train": [{"path": str(given.out / TRAIN)}],
+            "held_out": [{"path": str(given.out / HELD_OUT)}],
             "length": given.length,
         },
         "training": {
@@ -140,7 +165,7 @@ def interval(values: Sequence[float]) -> float:
     return STUDENT_T.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def report(out: Path, seeds: range) -> None:
+def report(out: Path, seeds: Sequence[int]) -> None:
     table: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
         found = {
@@ -168,7 +193,7 @@ def report(out: Path, seeds: range) -> None:
     plot(out, table, seeds)
 
 
-def plot(out: Path, table: dict[str, dict[str, Any]], seeds: range) -> None:
+def plot(out: Path, table: dict[str, dict[str, Any]], seeds: Sequence[int]) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")

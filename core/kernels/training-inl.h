@@ -240,14 +240,13 @@ float training_log_sum(const uint16_t* logits, int64_t n) {
   return most + __builtin_logf(total);
 }
 
-// grad = (exp(logit - log_sum) - [i = target]) * factor
+// grad = (exp(logit - log_sum) - [i = target]) * factor, which may be where the logits are.
 void training_logits_backward(const uint16_t* logits, int64_t n, int64_t target, float log_sum, float factor,
                               uint16_t* grad) {
   const F32x16 offset = fill(log_sum), f = fill(factor);
+  const F32x16 of_target = (exponential(load_bf16_part(logits + target, 1) - offset) - fill(1.0f)) * f;
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store_bf16(grad + i, exponential(load_bf16(logits + i) - offset) * f);
   if (i < n) store_bf16_part(grad + i, exponential(load_bf16_part(logits + i, n - i) - offset) * f, n - i);
-  float lanes[kLanes];
-  store(lanes, (exponential(load_bf16_part(logits + target, 1) - offset) - fill(1.0f)) * f);
-  store_bf16_part(grad + target, load(lanes), 1);
+  store_bf16_part(grad + target, of_target, 1);
 }

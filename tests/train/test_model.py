@@ -18,7 +18,7 @@ from bitnet.quant.threshold import Rule
 from bitnet.quant.threshold import ternarize as ternarize_numpy
 from bitnet.train.described import with_sub_norms
 from bitnet.train.export import deployed_checkpoint
-from bitnet.train.model import TernaryLM, document_mask
+from bitnet.train.model import TernaryLM
 from bitnet.train.quantizers import FLOAT, Recipe
 
 SIZES = {
@@ -133,9 +133,9 @@ def test_a_model_is_a_plain_implementation_of_it(name: str, rule: Rule | None) -
 
 def test_documents_in_a_row_do_not_see_each_other() -> None:
     model, row = make("llama"), torch.tensor([IDS])
-    mask = document_mask(torch.tensor([[1] * 6 + [2] * 8]))
+    documents = torch.tensor([[1] * 6 + [2] * 8])
     with torch.no_grad():
-        together = model(row, mask)[0].numpy()
+        together = model(row, documents)[0].numpy()
     np.testing.assert_allclose(together[:6], logits(model, IDS[:6]), atol=1e-5)
     np.testing.assert_allclose(together[6:], logits(model, IDS[6:]), atol=1e-4)
 

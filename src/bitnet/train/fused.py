@@ -21,7 +21,7 @@ from bitnet.backends.torch import Packed, Quantized, TorchOps
 from bitnet.models.decoder import Config
 
 core = _core.training
-LANES, QUERIES, LOGITS = 16, 128, 4 << 20  # of a vector; of a block of attention; that are made at a time
+LANES, QUERIES, LOGITS = 16, 64, 4 << 20  # of a vector; of a block of attention; that are made at a time
 SUMS = 1 << 20  # int32, that are made at a time: they stay in the cache until they are read
 _sums = torch.empty(0, dtype=torch.int32)
 
@@ -312,7 +312,8 @@ class HeadLoss(Function):
             core.cross_entropy(logits, targets[span], sums, losses)
             total += losses.sum(dtype=torch.float64)
             if wanted:
-                core.cross_entropy_backward(logits, targets[span], sums, 1.0, logits)
+                logits, before = torch.empty_like(logits), logits
+                core.cross_entropy_backward(before, targets[span], sums, 1.0, logits)
                 torch.mm(logits, head, out=x_grad[span])
                 head_grad += logits.t() @ x[span]
         if wanted:

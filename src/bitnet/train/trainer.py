@@ -166,7 +166,7 @@ class Trainer:
         self.group.add([*gradients, said])
         total, stop, seconds = said.tolist()
         self.stopping = stop > 0  # all processes stop after the same step
-        finite = math.isfinite(total) and bool(torch.isfinite(torch.stack([g.square().sum() for g in gradients]).sum()))
+        finite = math.isfinite(total) and bool(nn.utils.get_total_norm(gradients).isfinite())
         if finite:
             self.optimizers.step(self.schedule.rate(self.clock), self.schedule.decay(self.clock))
         self.module.zero_grad(set_to_none=True)
