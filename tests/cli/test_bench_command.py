@@ -158,3 +158,17 @@ def test_an_absurd_number_of_threads_is_a_usage_error(bitnet: Bitnet) -> None:
     refused = bitnet("bench", *FAST, "-t", "99999", "--backend", "cpu")
     assert refused.returncode == 2
     assert "threads is 99999" in refused.stderr
+
+
+def test_latency_and_memory_are_reports_of_their_own(bitnet: Bitnet, tmp_path: Path) -> None:
+    fast = ("-p", "8", "-n", "4", "-r", "2", "-t", "1")
+    (latency,) = json.loads(bitnet("bench", "--latency", *fast, "-o", "json").stdout)
+    assert latency["test"] == "pp8+tg4" and len(latency["token_ms"]) == 8 and len(latency["first_ms"]) == 2
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "latency.svg"
+    shown = bitnet("bench", "--latency", *fast, "--plot", picture).stdout
+    assert "█" in shown and "p99" in shown and picture.read_bytes().startswith(b"<?xml")
+    assert "unexplained" in bitnet("bench", "--memory", *fast).stdout
+    for wrong in (("--memory", "--latency"), ("--memory", *fast, "-p", "4"), ("--latency", *fast, "-o", "csv")):
+        refused = bitnet("bench", *wrong)
+        assert refused.returncode == 2 and "Traceback" not in refused.stderr

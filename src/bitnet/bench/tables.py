@@ -11,7 +11,7 @@ MAIN = ("model", "size", "params", "backend", "threads", "test", "t/s", "GB/s (o
 LATENCY = ("model", "engine", "threads", "test", "first token ms", "p50 ms", "p95 ms", "p99 ms")
 MEMORY = ("model", "engine", "load s", "weights MiB", "KV cache MiB", "peak RSS MiB", "beside both MiB")
 RATIOS = ("model", "threads", "test", "peer", "bitnet t/s", "peer t/s", "times faster", "least to most")
-WORDS = ("model", "backend", "engine", "logits", "peer", "latency in ms")  # columns that are no numbers
+WORDS = ("model", "backend", "engine", "logits", "peer", "latency in ms", "part", "how")  # columns that are no numbers
 LEAST = {"model": 20, "backend": 12, "test": 14, "t/s": 16, "GB/s (of read bandwidth)": 24, "logits": 9}
 
 

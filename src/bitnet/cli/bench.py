@@ -41,6 +41,12 @@ def command(
     peer_python: Annotated[
         Words, typer.Option("--peer-python", help="The Python that has the peers; NAME=PATH for one of them.")
     ] = NONE,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Tell how long the first and each later token takes, and how that varies.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Tell what the memory goes to: one model, the first of each list.")
+    ] = False,
     kernels: Annotated[
         bool, typer.Option("--kernels", help="Compare the ternary kernels of every instruction set here, not a model.")
     ] = False,
@@ -65,9 +71,12 @@ def command(
 ) -> None:
     from bitnet.bench import report, suite
     from bitnet.bench.peers import chosen
+    from bitnet.cli.bench_reports import each_model, kept, show_latency, show_memory
 
     if output not in report.FORMATS:
         raise ParameterError(f"--output is {output!r}.", f"Known: {', '.join(report.FORMATS)}.")
+    if sum((latency, memory, kernels)) > 1:
+        raise ParameterError("--latency, --memory and --kernels are reports of their own.", "Give one of them.")
     names = split(synthetic)
     if write is not None:
         write_model(names, write, file_type, force)
@@ -83,7 +92,7 @@ def command(
     else:
         asked = chosen(split(peers), peer_python)
         plan = suite.Plan(
-            tests=tests(n_prompt, n_gen, n_depth),
+            tests=after_prompts(n_prompt, n_gen, n_depth) if latency or memory else tests(n_prompt, n_gen, n_depth),
             threads=tuple(whole(threads)),
             repetitions=repetitions,
             n_batch=batch_size,
@@ -96,7 +105,13 @@ def command(
             kernel=kernel,
             peers=asked,
         )
-        results = measured(model, names, plan)
+        if memory:
+            show_memory(checkpoints(model, names, plan), plan, output)
+            return
+        if latency:
+            show_latency(checkpoints(model, names, plan), plan, output, plot)
+            return
+        results = each_model(checkpoints(model, names, plan), plan, suite.run)
     known: list[Result] = []
     for line in report.FORMATS[output](kept(results, known)):
         print(line, flush=True)
@@ -127,21 +142,16 @@ def tests(n_prompt: Words, n_gen: Words, n_depth: Words) -> tuple[Test, ...]:
     return found
 
 
-def measured(model: Path | None, names: list[str], plan: Plan) -> Iterator[Result]:
-    """The results of every model, one model after the other."""
-    from bitnet.bench import suite
+def after_prompts(n_prompt: Words, n_gen: Words, n_depth: Words) -> tuple[Test, ...]:
+    """Each prompt with each answer to it."""
+    from bitnet.bench.speed import Test
 
-    checkpoints = [synthetic_model(name, plan) for name in names]  # a wrong name is refused before anything is run
-    for checkpoint in checkpoints or [opened(model)]:
-        loading, status = Progress("loading"), StatusLine()
-        try:
-            with checkpoint:
-                for result in suite.run(checkpoint, plan, loading, status.show):
-                    status.clear()
-                    yield result
-        finally:
-            loading.clear()
-            status.clear()
+    return tuple(Test(p, n, depth) for depth, p, n in product(whole(n_depth), whole(n_prompt), whole(n_gen)))
+
+
+def checkpoints(model: Path | None, names: list[str], plan: Plan) -> list[Checkpoint]:
+    """A wrong name is refused before anything is run."""
+    return [synthetic_model(name, plan) for name in names] or [opened(model)]
 
 
 def synthetic_model(name: str, plan: Plan) -> Checkpoint:
@@ -149,12 +159,6 @@ def synthetic_model(name: str, plan: Plan) -> Checkpoint:
     from bitnet.models.synthetic import SyntheticCheckpoint
 
     return SyntheticCheckpoint(name, hidden_act="silu") if "llama.cpp" in plan.peers else SyntheticCheckpoint(name)
-
-
-def kept(results: Iterator[Result], known: list[Result]) -> Iterator[Result]:
-    for result in results:
-        known.append(result)
-        yield result
 
 
 def check_plot(path: Path, force: bool) -> None:

@@ -37,13 +37,16 @@ alone = lm.loglikelihood(asked, disable_tqdm=True)
 shared = model.llm.scheduler.pool.hits
 many = BitNetLM(BitNet(threads=1, ctx_size=128, max_sequences=8)).loglikelihood(asked, disable_tqdm=True)
 lm.cache_hook = Counting()
-long = lm.loglikelihood([Request(story * 3, " The end."), *asked], disable_tqdm=True)[0]
-ending = len(model.tokenizer.encode(story * 3 + " The end.", False)) - len(model.tokenizer.encode(story * 3, False))
-last = model.tokenizer.encode(story * 3 + " The end.", False)[-128:]
-sequence = model.llm.add_request(last, SamplingParams(max_tokens=0), score_from=0)
+tale = (story * 3).rstrip()
+long = lm.loglikelihood([Request(tale, " The end."), *asked], disable_tqdm=True)[0]
+whole = model.tokenizer.encode(tale + " The end.", False)
+ending = len(whole) - len(model.tokenizer.encode(tale, False))
+sequence = model.llm.add_request(whole[-128:], SamplingParams(max_tokens=0), score_from=0)
 list(model.llm.run([sequence]))
 (rolling,) = lm.loglikelihood_rolling([Request(story[:78])], disable_tqdm=True)
-lm.generate_until([Request("Once", {"until": "."}), Request("", {"max_gen_toks": 4})], disable_tqdm=True)
+lm.generate_until(
+    [Request("Once", {"until": ".", "max_gen_toks": 30}), Request("", {"max_gen_toks": 4})], disable_tqdm=True
+)
 chat = [{"role": "user", "content": "Tell me a story."}, {"role": "assistant", "content": " So it "}]
 kinds = ({"until": ["a", "", "b"], "max_gen_toks": 7}, {"do_sample": True}, {"temperature": 0.5, "until": "c"})
 chosen = [sampling(each, 256, ()) for each in kinds]
