@@ -23,6 +23,7 @@ from bitnet.train.stories import article
 from bitnet.train.templates import words
 
 SEPARATOR = "<|endoftext|>"
+CONTEXT = 512  # of the built-in model
 TEMPERATURE = 0.7
 # Of what children and their parents may ask; none is a request of the grammar.
 REQUESTS = (
@@ -64,7 +65,7 @@ def bits(model: BitNet, held_out: Path) -> dict[str, float]:
     """Bits per character over the stories that fit into the context, each alone."""
     total, characters, count = 0.0, 0, 0
     for story in held_out.read_text("utf-8").split(SEPARATOR):
-        if len(model.tokenizer.encode(story)) + 1 > model.llm.config.max_position_embeddings:
+        if len(model.tokenizer.encode(story)) + 1 > CONTEXT:
             continue
         total -= sum(score.logprob for score in model.score(story)) / math.log(2)
         characters, count = characters + len(story), count + 1
