@@ -329,7 +329,7 @@ def main(
     """device: another than the first GPU, for tests."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write JSON")
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     if device is None:
         from bitnet.backends.cuda.driver import DriverGPU
 

@@ -1,4 +1,4 @@
-"""Every kernel compiled for the cards of four generations: it fits them, spills nothing, and uses their matrix units."""
+"""Every kernel compiled for cards of four generations: it fits them, spills nothing, and uses their matrix units."""
 
 from __future__ import annotations
 
