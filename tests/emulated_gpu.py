@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -47,7 +48,7 @@ def library(source: str) -> ctypes.CDLL:
 class EmulatedGPU(Device):
     """Every piece of memory is poisoned when it is given out, and its end is watched. launches: names, in order."""
 
-    name, arch, processors = "emulated", 90, 6
+    name, arch, processors, cache_bytes = "emulated", 90, 6, 1 << 12
 
     def __init__(self, memory: int = 1 << 32, backwards: bool = False) -> None:
         super().__init__()
@@ -98,6 +99,11 @@ class EmulatedGPU(Device):
         core.set_backwards(self.backwards)
         pointers, _kept = packed(kernel.types, values)
         getattr(core, f"launch_{kernel.name}")((ctypes.c_uint * 3)(*grid), gpu.THREADS, pointers)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         self._recording = recorded = []

@@ -34,6 +34,7 @@ class SoftwareDriver:
     def __init__(self, arch: tuple[int, int] = (9, 0), devices: int = 1, memory: int = 1 << 32) -> None:
         self.gpu, self.arch, self.devices = EmulatedGPU(memory), arch, devices
         self.calls: list[str] = []
+        self.clock = 0.0
         self.fail: dict[str, Any] = {}
         self.kernels: dict[int, AnyKernel] = {}
         self.contexts: set[int] = set()
@@ -145,6 +146,24 @@ class SoftwareDriver:
         self.gpu.launch(kernel, (x, y, z), values[: len(types)], shared if not scratch else 0)
         return ()
 
+    def cuEventCreate(self, flags: int) -> list[float]:
+        return [0.0]
+
+    def cuEventRecord(self, event: list[float], stream: int) -> tuple[()]:
+        self.clock += 1.5
+        event[0] = self.clock
+        return ()
+
+    def cuEventSynchronize(self, event: list[float]) -> tuple[()]:
+        return ()
+
+    def cuEventElapsedTime(self, first: list[float], last: list[float]) -> float:
+        return last[0] - first[0]
+
+    def cuEventDestroy(self, event: list[float]) -> tuple[()]:
+        event.clear()
+        return ()
+
     def cuStreamBeginCapture(self, stream: int, mode: Any) -> tuple[()]:
         self.gpu._recording = []
         return ()
@@ -214,6 +233,11 @@ def test_a_model_runs_through_the_driver(compiled: None) -> None:
     np.testing.assert_array_equal(np.concatenate(found), np.concatenate([expected, expected]))
     assert api.calls.count("cuGraphLaunch") == 3
     assert api.calls.count("cuStreamBeginCapture") == 1
+
+
+def test_time_is_taken_on_the_device(compiled: None) -> None:
+    gpu = DriverGPU(api=SoftwareDriver())
+    assert gpu.seconds(lambda: gpu.zeros((4,))) == 0.0015
 
 
 def test_no_driver_is_a_clear_error() -> None:

@@ -73,11 +73,11 @@ def test_a_tile_is_laid_out_as_it_is_drawn() -> None:
 
 @pytest.mark.parametrize("n, k", SHAPES)
 @pytest.mark.parametrize("rows", ROWS)
-def test_products_are_exact(ops: CUDA, rows: int, n: int, k: int) -> None:
+def test_products_are_exact(forwards: CUDA, rows: int, n: int, k: int) -> None:
     """Scale and multiplier are 1: the float is the integer."""
     random = np.random.default_rng(rows)
     x, w = whole_numbers(random, rows, k), ternary(random, n, k)
-    (ours,) = on_gpu(ops, x, w)
+    (ours,) = on_gpu(forwards, x, w)
     np.testing.assert_array_equal(ours, x.astype(np.int64) @ w.codes.T.astype(np.int64))
 
 
@@ -89,7 +89,7 @@ def test_the_largest_sums_do_not_overflow(forwards: CUDA, rows: int, code: int) 
     np.testing.assert_array_equal(on_gpu(forwards, x, w)[0], -127 * k * code)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8, 12])
+@pytest.mark.parametrize("rows", [1, 3, 12])
 def test_scales_and_rounding_are_those_of_the_definition(ops: CUDA, rows: int) -> None:
     random = np.random.default_rng(rows)
     x = floats(random, rows, 384)
@@ -127,20 +127,18 @@ def test_long_rows_are_worked_on_in_parts(forwards: CUDA) -> None:
 
 def test_every_way_to_cut_a_product_is_tested() -> None:
     """Shapes of real models fall into the cases that the tests above have with a small card."""
-    cases = {
-        gemm_shape(rows, n, k // 64, 132, False)[:2] for rows in (9, 32, 64, 256, 2048) for n, k in ((3840, 2560),)
-    }
+    gpu = EmulatedGPU()
+    gpu.processors = 132
+    cases = {gemm_shape(rows, 3840, 40, gpu, False)[:2] for rows in (9, 32, 64, 256, 2048)}
     assert cases == {(1, 16), (1, 32), (1, 64), (4, 128)}
-    small = {
-        gemm_shape(rows, n, -(-k // 64), EmulatedGPU.processors, False)[:2] for rows in ROWS[4:] for n, k in SHAPES
-    }
+    small = {gemm_shape(rows, n, -(-k // 64), EmulatedGPU(), False)[:2] for rows in ROWS[4:] for n, k in SHAPES}
     assert small >= {(1, 16), (1, 64)}
 
 
 def test_many_rows_of_tiles_at_once(forwards: CUDA) -> None:
     random = np.random.default_rng(0)
-    n, k, rows = 330, 130, 400
-    assert gemm_shape(rows, n, 3, forwards.device.processors, False) == (4, 128, 1)
+    n, k, rows = 330, 70, 260
+    assert gemm_shape(rows, n, 3, forwards.device, False) == (4, 128, 1)
     x, w = whole_numbers(random, rows, k), ternary(random, n, k)
     np.testing.assert_array_equal(on_gpu(forwards, x, w)[0], x.astype(np.int64) @ w.codes.T.astype(np.int64))
 

@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "kernels"
 SOURCES = ("attention.cu", "gemv.cu", "rows.cu", "select.cu")
 THREADS = 256  # of a block, as common.cuh has it
 PIECE = 512  # bytes that memory is given out in
-_KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\(\w+\))?\s+(\w+)\(([^)]*)\)', re.S)
+_KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([\w, ]+\))?\s+(\w+)\(([^)]*)\)', re.S)
 _KINDS = {"int": "i", "float": "f", "long long": "l"}
 
 
@@ -76,6 +76,7 @@ class Device(ABC):
     name: str
     arch: int  # compute capability, 90 for 9.0
     processors: int
+    cache_bytes: int  # of the second cache
 
     def __init__(self) -> None:
         self.kept, self._passing = Pool(self, exact=True), Pool(self)
@@ -107,6 +108,10 @@ class Device(ABC):
     @abstractmethod
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """`work`, which only launches, as one call that may be made again and again."""
+
+    @abstractmethod
+    def seconds(self, work: Callable[[], object]) -> float:
+        """What the device takes for what `work` launches."""
 
     @contextmanager
     def passing_in(self, pool: Pool) -> Iterator[None]:

@@ -32,7 +32,7 @@ CELLS = tiles.ROWS * FEW
 WIDTH = 128  # positions of a split of attention
 QUERIES = 64  # rows and heads of a program of attention
 MOST_HEAD_DIM = 256
-SMALL_SHARED = 100 << 10  # bytes of shared memory of a block, on the cards that have least
+SMALL_SHARED = 98 << 10  # bytes of shared memory that any card has for a block, and a kernel's own beside them
 POINTERS = {"F32": "*fp32", "F16": "*fp16", "BF16": "*bf16"}
 
 
@@ -118,7 +118,7 @@ class CUDA(Ops):
         width = len(value.norm or ())
         runs = math.prod(out.shape) // width
         act = ACTIVATIONS[value.act]
-        self.run("norm_rows", runs, value.x, value.up, value.norm, act, value.eps, width, out, shared=4 * width)
+        self.run("norm_rows", runs, value.x, value.up, value.norm, act, value.eps, width, out)
         return out
 
     def _turn(self, value: Turned) -> Array:
@@ -269,16 +269,18 @@ class CUDA(Ops):
         outs = [self.device.empty((rows, weight.shape[0])) for weight in weights]
         if not rows:
             return outs
-        codes = None if rows <= FUSED else self._quantise(x)
-        most = few_rows(columns, weights[0].group)
-        if rows <= FEW and (codes is not None or rows <= most):
+        group = weights[0].group
+        fused = rows <= FUSED and gemv_shared(rows, columns, group, True) <= SMALL_SHARED
+        codes = None if fused else self._quantise(x)
+        if rows <= FEW:
+            most = rows if fused else few_rows(columns, group)
             for first in range(0, rows, most):
                 count = min(most, rows - first)
                 for i in range(0, len(weights), TOGETHER):
                     part = slice(i, i + TOGETHER)
                     self._gemv(x, codes, first, count, weights[part], outs[part], residual)
             return outs
-        codes = codes or self._quantise(x)
+        assert codes is not None
         for weight, out in zip(weights, outs, strict=True):
             self._gemm(codes, weight, out, residual)
         return outs
@@ -288,7 +290,9 @@ class CUDA(Ops):
         codes = self.device.empty((rows, tiles.count(columns, tiles.COLUMNS) * tiles.COLUMNS), np.int8)
         multipliers, sums = self.device.empty((rows,)), self.device.empty((rows,), np.int32)
         source = (x.x, x.up, x.norm, ACTIVATIONS[x.act], x.eps, columns)
-        self.run("quantise_rows", rows, *source, codes, multipliers, sums, shared=4 * columns)
+        fits = 4 * columns <= SMALL_SHARED
+        scratch, shared = (None, 4 * columns) if fits else (self.device.empty(x.shape), 0)
+        self.run("quantise_rows", rows, *source, scratch, codes, multipliers, sums, shared=shared)
         return codes, multipliers, sums
 
     def _gemv(
@@ -337,8 +341,7 @@ class CUDA(Ops):
         codes, multipliers, _ = x
         tokens, rows = out.shape
         along = codes.shape[1] // tiles.COLUMNS
-        shape = gemm_shape(tokens, rows, along, self.device.processors, bool(weight.group))
-        down, width, splits = shape
+        down, width, splits = gemm_shape(tokens, rows, along, self.device, bool(weight.group))
         share = weight.group // tiles.COLUMNS if weight.group else tiles.count(along, splits)
         splits = 1 if weight.group else tiles.count(along, share)
         parts = self.device.empty((splits, tokens, rows), np.int32) if splits > 1 else None
@@ -369,10 +372,8 @@ def address(value: Any) -> Any:
 
 
 def few_rows(columns: int, group: int) -> int:
-    """Rows that ternary_gemv takes at once: their codes must fit into shared memory."""
-    return next(
-        (rows for rows in (8, 4, 2) if gemv_shared(rows, columns, group, rows <= FUSED) <= SMALL_SHARED - 2048), 1
-    )
+    """Rows that ternary_gemv takes at once, prepared before: their codes must fit into shared memory."""
+    return next((rows for rows in (8, 4, 2) if gemv_shared(rows, columns, group, False) <= SMALL_SHARED), 1)
 
 
 def gemv_shared(tokens: int, columns: int, group: int, prepares: bool) -> int:
@@ -382,10 +383,11 @@ def gemv_shared(tokens: int, columns: int, group: int, prepares: bool) -> int:
     return tokens * stride + max(sums, 4 * columns if prepares else 0)
 
 
-def gemm_shape(tokens: int, rows: int, along: int, processors: int, grouped: bool) -> tuple[int, int, int]:
+def gemm_shape(tokens: int, rows: int, along: int, device: Device, grouped: bool) -> tuple[int, int, int]:
     """Rows of tiles and tokens of a program, and splits of the columns: enough programs for every processor."""
-    if not grouped and tiles.count(rows, 4 * tiles.ROWS) * tiles.count(tokens, 128) >= processors:
-        return 4, 128, 1
+    processors, most = device.processors, 128 if device.arch >= 90 else 64  # or there are too few registers
+    if not grouped and tiles.count(rows, 4 * tiles.ROWS) * tiles.count(tokens, most) >= processors:
+        return 4, most, 1
     width = 16 if tokens <= 16 or grouped else 32 if tokens <= 32 else 64
     programs = tiles.count(rows, tiles.ROWS) * tiles.count(tokens, width)
     return 1, width, max(1, min(tiles.count(processors, programs), along // 8))
@@ -428,7 +430,7 @@ def attention_kernel(dtype: str, group: int, head_dim: int, queries: int, arch: 
         "QUERIES": queries,
         "TYPE": dtype,
     }
-    return TritonKernel("attention_splits", types, tuple(constants.items()), 4, 2)
+    return TritonKernel("attention_splits", types, tuple(constants.items()), 4 if arch >= 90 else 8, 2)
 
 
 def attention_step(dtype: str, dim: int, arch: int) -> int:

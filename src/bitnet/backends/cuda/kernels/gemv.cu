@@ -78,7 +78,7 @@ __device__ inline void accumulate(Accumulators& sums, const unsigned char* tiles
 // group: columns that share a scale, a multiple of kColumns; 0: one for each row. residual: is added, or none.
 // Blocks (x, y): y of them share the columns of the row of tiles x, and add their integers into `workspace`, which is
 // zero before and after; the one that comes last, which `counters` tells, writes the result.
-extern "C" __global__ void __launch_bounds__(kThreads)
+extern "C" __global__ void __launch_bounds__(kThreads, 2)
     ternary_gemv(const float* x, const float* up, const float* norm, int act, float eps, int columns,
                  const signed char* codes, const float* multipliers, const int* sums, int tokens,
                  const unsigned char* tiles0, const float* scales0, float* out0, int rows0, const unsigned char* tiles1,

@@ -2,27 +2,27 @@
 #include "rows.cuh"
 
 // (rows, columns) -> codes (rows, padded), multipliers and sums of codes (rows,). A block for each row.
+// scratch: (rows, columns), where a row does not fit into shared memory.
 extern "C" __global__ void __launch_bounds__(kThreads)
-    quantise_rows(const float* x, const float* up, const float* norm, int act, float eps, int columns,
+    quantise_rows(const float* x, const float* up, const float* norm, int act, float eps, int columns, float* scratch,
                   signed char* codes, float* multipliers, int* sums) {
   DYNAMIC_SHARED(memory);
   int padded = (columns + kColumns - 1) / kColumns * kColumns, row = blockIdx.x;
   float multiplier;
-  int sum = quantise_row(RowSource{x, up, norm, act, eps, columns}, row, reinterpret_cast<float*>(memory),
-                         codes + size_t(row) * padded, padded, &multiplier);
+  float* staged = scratch ? scratch + size_t(row) * columns : reinterpret_cast<float*>(memory);
+  int sum = quantise_row(RowSource{x, up, norm, act, eps, columns}, row, staged, codes + size_t(row) * padded, padded,
+                         &multiplier);
   if (threadIdx.x == 0) multipliers[row] = multiplier, sums[row] = sum;
 }
 
 // Runs of `columns` numbers, each normalised by itself. A block for each.
 extern "C" __global__ void __launch_bounds__(kThreads)
     norm_rows(const float* x, const float* up, const float* norm, int act, float eps, int columns, float* out) {
-  DYNAMIC_SHARED(memory);
-  float* staged = reinterpret_cast<float*>(memory);
   RowSource source{x, up, norm, act, eps, columns};
-  for (int c = threadIdx.x; c < columns; c += kThreads) staged[c] = source(blockIdx.x, c);
-  float inverse = inverse_rms(staged, columns, eps);
-  for (int c = threadIdx.x; c < columns; c += kThreads)
-    out[size_t(blockIdx.x) * columns + c] = staged[c] * inverse * norm[c];
+  float* row = out + size_t(blockIdx.x) * columns;
+  for (int c = threadIdx.x; c < columns; c += kThreads) row[c] = source(blockIdx.x, c);
+  float inverse = inverse_rms(row, columns, eps);
+  for (int c = threadIdx.x; c < columns; c += kThreads) row[c] = row[c] * inverse * norm[c];
 }
 
 extern "C" __global__ void gate_values(const float* g, const float* u, int act, long long count, float* out) {

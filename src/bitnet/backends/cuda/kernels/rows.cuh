@@ -39,7 +39,7 @@ __device__ inline float inverse_rms(const float* row, int columns, float eps) {
 }
 
 // The row as the product reads it: codes (columns rounded up to tiles, which ends in zeros) and 127 / absmax. Returns
-// the sum of the codes. staged: (columns,) floats of shared memory.
+// the sum of the codes. staged: (columns,) floats.
 __device__ inline int quantise_row(const RowSource& source, int row, float* staged, signed char* codes, int padded,
                                    float* multiplier) {
   int columns = source.columns;
