@@ -134,6 +134,14 @@ TernaryWeight TernaryWeight::zeros(int64_t n, int64_t k, Packing packing) {
   return w;
 }
 
+TernaryWeight TernaryWeight::view(const uint8_t* packed, const float* kernel_scales, int64_t n, int64_t k,
+                                  int64_t group, bool per_row) {
+  TernaryWeight w(n, k);
+  w.group = group, w.per_row = per_row, w.viewed_scales_ = kernel_scales;
+  w.buffer_.data = const_cast<uint8_t*>(packed);  // which nothing writes to after construction
+  return w;
+}
+
 void TernaryWeight::codes(int8_t* out) const {
   const Kernels& kernel = kernels();
   parallel_for(row_groups(), [&](int64_t g) {
@@ -156,6 +164,13 @@ DenseWeight::DenseWeight(int64_t n, int64_t k, DType dtype) : n(n), k(k), dtype(
   // A row of Q8_0 is its codes and then its scales, so that one stream carries both.
   row_bytes_ = dtype == DType::Q8_0 ? round_up(k + k / kQ8Block * 2, 64) : given_bytes(dtype, columns());
   buffer_ = allocate_weights(static_cast<size_t>(n * row_bytes_));
+}
+
+DenseWeight DenseWeight::view(const void* data, int64_t n, int64_t k, DType dtype) {
+  DenseWeight w(n, k, dtype, Viewed{});
+  w.row_bytes_ = given_bytes(dtype, k);
+  w.buffer_.data = static_cast<uint8_t*>(const_cast<void*>(data));  // as above
+  return w;
 }
 
 int64_t DenseWeight::columns() const { return round_up(k, dtype == DType::Q8_0 ? kQ8Block : kLanes); }  // blocks: k

@@ -32,6 +32,10 @@ class TernaryWeight {
   static TernaryWeight read(const FileRange& file, const std::string& type, int64_t n, int64_t k, float scale,
                             Packing packing);
 
+  // What others hold, packed in T2, with scales as kernel_scales() has them; `scales` stays empty.
+  static TernaryWeight view(const uint8_t* packed, const float* kernel_scales, int64_t n, int64_t k, int64_t group,
+                            bool per_row);
+
   void codes(int8_t* out) const;  // (n, k)
 
   int64_t n, k;
@@ -47,15 +51,17 @@ class TernaryWeight {
   float scale_of(int64_t row, int64_t column) const;
 
   const uint8_t* packed() const { return buffer_.data; }
-  const float* kernel_scales() const { return kernel_scales_.data(); }
+  const float* kernel_scales() const { return viewed_scales_ ? viewed_scales_ : kernel_scales_.data(); }
 
  private:
+  TernaryWeight(int64_t n, int64_t k) : n(n), k(k) {}
   TernaryWeight(int64_t n, int64_t k, std::vector<float> scales, int64_t group, bool per_row, Packing packing);
   void read_blocks(const FileRange& file, const FileType& type);
   void read_quarters(const FileRange& file);
   void pack_group(const Kernels& kernel, const int8_t* codes, int64_t group, int64_t rows);
   Buffer buffer_;
   std::vector<float> kernel_scales_;  // one; [padded n]; or [row_group][group][16]
+  const float* viewed_scales_ = nullptr;
 };
 
 class DenseWeight {
@@ -70,6 +76,9 @@ class DenseWeight {
   // From the bytes of a tensor in its file (ops/stored.cpp). std::exception where that is not possible.
   static DenseWeight read(const FileRange& file, int64_t n, int64_t k, DType dtype);
 
+  // What others hold: F32, F16 or BF16, with k a multiple of 16.
+  static DenseWeight view(const void* data, int64_t n, int64_t k, DType dtype);
+
   int64_t n, k;
   DType dtype;
   std::shared_ptr<const Screen> screen;  // where the matrix serves as an output head
@@ -80,6 +89,8 @@ class DenseWeight {
   const uint8_t* rows() const { return buffer_.data; }
 
  private:
+  struct Viewed {};
+  DenseWeight(int64_t n, int64_t k, DType dtype, Viewed) : n(n), k(k), dtype(dtype) {}
   DenseWeight(int64_t n, int64_t k, DType dtype);
   int64_t row_bytes_ = 0;
   Buffer buffer_;

@@ -19,14 +19,15 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, tirx
 
-from bitnet.backends.base import Ints, Model, Rope, Step
+import bitnet._core as _core
+from bitnet.backends.base import Ints, Rope, Step
 from bitnet.backends.tvm import TVM, KVCache, Output, llvm, tensor
 from bitnet.errors import ParameterError
-from bitnet.tensorir import rows
+from bitnet.tensorir import native, rows
 from bitnet.tensorir.attention import CACHE_TYPES, cache_shape
 from bitnet.tensorir.targets import Target
 
-DECODE, STEP = "decode", "step"
+DECODE, STEP, NEW_CACHE = "decode", "step", "new_cache"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,10 +37,6 @@ class Node:
     expr: Any
     rows: Any
     width: int = 0
-
-    @property
-    def count(self) -> int | None:
-        return self.rows if isinstance(self.rows, int) else None
 
 
 class Writer(TVM):
@@ -51,7 +48,7 @@ class Writer(TVM):
     name = "relax"
 
     def __init__(self, ops: TVM, positions: int) -> None:
-        super().__init__(ops.target, ops.blocking)
+        super().__init__(ops.target, ops.kernels)
         self.positions = positions
         self.builder = relax.BlockBuilder()
         self._functions: dict[Any, Any] = {}
@@ -59,9 +56,10 @@ class Writer(TVM):
         self._angles: dict[Rope, tuple[NDArray[Any], NDArray[Any]]] = {}
 
     def call(self, make: partial[Any], like: Node, inputs: Sequence[Any], outputs: Sequence[Output]) -> Any:
-        key, rows_of = (make.func, make.args, like.count), like.rows
+        count, rows_of = self.count(like), like.rows
+        key = (make.func, make.args, count)
         if key not in self._functions:
-            function = make(like.count)
+            function = make(count)
             name = self.builder.get_unique_name(function.attrs["global_symbol"])
             self._functions[key] = self.builder.add_func(function.with_attr("global_symbol", name), name)
         types = [relax.TensorType((rows_of, *width), dtype) for width, dtype in outputs]
@@ -78,6 +76,9 @@ class Writer(TVM):
             self._constants[id(value)] = (value, relax.const(held))
         return self._constants[id(value)][1]
 
+    def count(self, x: Node) -> int | None:
+        return x.rows if isinstance(x.rows, int) else None
+
     def width(self, x: Node) -> int:
         return x.width
 
@@ -90,43 +91,10 @@ class Writer(TVM):
         return step.starts
 
     def take(self, x: Node, wanted: Any) -> Node:
-        if x.count == 1:
+        if self.count(x) == 1:
             return x
         make = partial(rows.take, x.width)
         return cast(Node, self.call(make, wanted, (x, wanted), [((x.width,), "float32")]))
-
-
-def write(model: Model, ops: TVM, cache: KVCache, positions: int) -> tvm.IRModule:
-    """The module of `model`. cache: one that is like those that it will be called with, but for its length."""
-    writer = Writer(ops, positions)
-    on = model.on(writer)
-    for name, count in ((DECODE, 1), (STEP, None)):
-        write_function(name, count, on, writer, cache)
-    return writer.builder.finalize()
-
-
-def write_function(name: str, count: int | None, model: Model, writer: Writer, cache: KVCache) -> None:
-    t, s, b, m, blocks = (tirx.Var(each, "int64") for each in ("t", "s", "b", "m", "blocks"))
-    tokens, wanted = (count, count) if count else (t, s)
-    shape = cache_shape(0, cache.layers, cache.kv_heads, int(cache.pages.shape[4]) // 16)
-
-    def parameter(called: str, *extents: Any, dtype: str = "int32") -> Any:
-        return relax.Var(called, relax.TensorType(extents, dtype))
-
-    ids, positions, sequences = (parameter(each, tokens) for each in ("ids", "positions", "sequences"))
-    want, tables = parameter("want", wanted), parameter("tables", 1 if count else b, m)
-    pages = parameter("cache", blocks, *shape[1:], dtype=CACHE_TYPES[cache.kv])
-    parameters = [ids, positions, sequences, want, tables, pages]
-    step = Step(
-        ids=cast(Ints, Node(ids, tokens)),
-        positions=cast(Ints, Node(positions, tokens)),
-        starts=cast(Ints, Node(sequences, tokens)),
-        want=cast(Ints, Node(want, wanted)),
-        block_tables=cast(Ints, Node(tables, 0)),
-    )
-    with writer.builder.function(name, parameters):
-        logits = model(step, Pages(Node(pages, 0), cache))
-        writer.builder.emit_func_output(logits.expr)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,19 +102,55 @@ class Pages:
     """A cache as TVM.attention knows it, whose tensor is an argument."""
 
     pages: Node
-    like: KVCache
+    layers: int
+    kv_heads: int
+    kv: str
 
-    @property
-    def layers(self) -> int:
-        return self.like.layers
 
-    @property
-    def kv_heads(self) -> int:
-        return self.like.kv_heads
+def write(model: Any, ops: TVM, kv: str, positions: int) -> tvm.IRModule:
+    """The module of a Decoder. kv: the type of its caches; positions: that a sequence may have."""
+    writer = Writer(ops, positions)
+    on = model.on(writer)
+    for name, count in ((DECODE, 1), (STEP, None)):
+        write_step(name, count, on, writer, kv)
+    write_new_cache(on, writer, kv)
+    return writer.builder.finalize()
 
-    @property
-    def kv(self) -> str:
-        return self.like.kv
+
+def write_step(name: str, count: int | None, model: Any, writer: Writer, kv: str) -> None:
+    config = model.config
+    t, s, b, m, blocks = (tirx.Var(each, "int64") for each in ("t", "s", "b", "m", "blocks"))
+    tokens, wanted = (count, count) if count else (t, s)
+    shape = cache_shape(0, config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+
+    def parameter(called: str, *extents: Any, dtype: str = "int32") -> Any:
+        return relax.Var(called, relax.TensorType(extents, dtype))
+
+    ids, positions, sequences = (parameter(each, tokens) for each in ("ids", "positions", "sequences"))
+    want, tables = parameter("want", wanted), parameter("tables", 1 if count else b, m)
+    pages = parameter("cache", blocks, *shape[1:], dtype=CACHE_TYPES[kv])
+    step = Step(
+        ids=cast(Ints, Node(ids, tokens)),
+        positions=cast(Ints, Node(positions, tokens)),
+        starts=cast(Ints, Node(sequences, tokens)),
+        want=cast(Ints, Node(want, wanted)),
+        block_tables=cast(Ints, Node(tables, 0)),
+    )
+    with writer.builder.function(name, [ids, positions, sequences, want, tables, pages]):
+        cache = Pages(Node(pages, 0), config.num_hidden_layers, config.num_key_value_heads, kv)
+        writer.builder.emit_func_output(model(step, cache).expr)
+
+
+def write_new_cache(model: Any, writer: Writer, kv: str) -> None:
+    """The third function: a shape (blocks,) -> a cache of zeros, for programs that know nothing of its layout."""
+    config, blocks = model.config, tirx.Var("blocks", "int64")
+    shape = cache_shape(0, config.num_hidden_layers, config.num_key_value_heads, config.head_dim)[1:]
+    function = rows.zeros(shape, CACHE_TYPES[kv], None)
+    variable = writer.builder.add_func(function, "zeros")
+    wanted = relax.Var("shape", relax.ShapeType([blocks]))
+    with writer.builder.function(NEW_CACHE, [wanted]):
+        kind = relax.TensorType((blocks, *shape), CACHE_TYPES[kv])
+        writer.builder.emit_func_output(writer.builder.emit(relax.call_tir(variable, [], kind)))
 
 
 def build(module: tvm.IRModule, target: Target) -> Any:
@@ -165,25 +169,37 @@ def build(module: tvm.IRModule, target: Target) -> Any:
 
 
 class Compiled:
-    """A module on one cache, to be called for every step.
+    """A module's functions on one cache, to be called for every step.
 
-    vocabulary: rows of the embedding. positions: that a sequence may have.
+    machine: the virtual machine. vocabulary: rows of the embedding. positions: that a sequence may have.
     """
 
-    def __init__(self, executable: Any, cache: KVCache, vocabulary: int, positions: int) -> None:
-        machine = relax.VirtualMachine(executable, tvm.cpu())
+    def __init__(self, machine: Any, cache: KVCache, vocabulary: int, positions: int) -> None:
         self._decode, self._step = machine[DECODE], machine[STEP]
         self._cache, self._vocabulary, self._positions = cache, vocabulary, positions
 
     def __call__(self, step: Step) -> NDArray[np.float32]:
         """Logits (S, vocab); ParameterError where the step does not fit, before the cache is touched."""
         check(step, self._vocabulary, self._positions, self._cache.blocks)
+        use_threads(_core.threads())
         sequences = np.repeat(np.arange(len(step.starts) - 1, dtype=np.int32), np.diff(step.starts))
         want = step.want if len(step.want) else np.zeros(1, np.int32)  # a row is computed in any case
         run = self._decode if len(step.ids) == 1 and len(want) == 1 else self._step
         inputs = (step.ids, step.positions, sequences, want, step.block_tables)
-        logits = run(*map(tensor, inputs), self._cache.pages).numpy()
+        logits: NDArray[np.float32] = run(*map(tensor, inputs), self._cache.pages).numpy()
         return logits[: len(step.want)]
+
+
+_threads = 0  # that TVM was told to use
+
+
+def use_threads(count: int) -> None:
+    """Let TVM use as many as the core does."""
+    global _threads
+    if count != _threads:
+        tvm.get_global_func("runtime.config_threadpool")(1, count)
+        native.set_threads(count)
+        _threads = count
 
 
 def check(step: Step, vocabulary: int, positions: int, blocks: int) -> None:

@@ -6,9 +6,10 @@ Every result has the bits of the backend "cpu": tensorir/function.py says how.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import groupby
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +23,7 @@ from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
 from bitnet.errors import ParameterError
 from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import Tensor, TernaryTensor
-from bitnet.tensorir import dense, pack, rows, ternary
+from bitnet.tensorir import dense, native, pack, rows, ternary
 from bitnet.tensorir.attention import CACHE_TYPES, Heads, attention, cache_shape
 from bitnet.tensorir.targets import Target, host
 from bitnet.tensorir.ternary import Blocking, Shape
@@ -92,16 +93,35 @@ def tensor(array: Any) -> Any:
     return tvm.runtime.tensor(np.ascontiguousarray(array))
 
 
-class TVM(Ops):
-    """blocking: how a ternary product of a shape is computed, for one token (1) or for several (None)."""
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What computes products. A caller of its methods says for how many tokens: 1, or None for several.
 
+    blockings: of the ternary products that TensorIR computes; None: the core computes it. What is not there is computed
+    as `native` says. dense: whether the core computes those with float matrices.
+    """
+
+    native: bool = False
+    dense: bool = False
+    blockings: Mapping[tuple[int | None, Shape], Blocking | None] = field(default_factory=dict)
+
+    def blocking(self, count: int | None, shape: Shape) -> Blocking | None:
+        """None: the core's own kernel."""
+        usual = None if self.native else Blocking() if count == 1 else Blocking(tokens=4)
+        return self.blockings.get((count, shape), usual)
+
+    @property
+    def any_native(self) -> bool:
+        return self.native or self.dense or None in self.blockings.values()
+
+
+class TVM(Ops):
     name = "tvm"
 
-    def __init__(
-        self, target: Target | None = None, blocking: Callable[[int | None, Shape], Blocking] | None = None
-    ) -> None:
-        self.target = target or host()
-        self.blocking = blocking or usual_blocking
+    def __init__(self, target: Target | None = None, kernels: Kernels = Kernels()) -> None:
+        self.target, self.kernels = target or host(), kernels
+        if kernels.any_native:
+            native.load()
         self._built: dict[Any, Any] = {}
 
     # Weights and caches.
@@ -126,11 +146,15 @@ class TVM(Ops):
     def call(self, make: partial[Any], like: Any, inputs: Sequence[Any], outputs: Sequence[Output]) -> Any:
         """Run make(count) on `inputs`; its outputs have as many rows as `like`."""
         count = len(like)
-        function = self.built(make, 1 if count == 1 else None)
+        function = self.built(make, self.count(like))
         results = [tvm.runtime.empty((count, *width), dtype) for width, dtype in outputs]
         function(*(tensor(x) if isinstance(x, np.ndarray) else x for x in inputs), *results)
         found = [result.numpy() for result in results]
         return found[0] if len(found) == 1 else tuple(found)
+
+    def count(self, x: Any) -> int | None:
+        """1 where x is one token, None where functions for any number are called."""
+        return 1 if len(x) == 1 else None
 
     def width(self, x: Any) -> int:
         return int(x.shape[1])
@@ -167,29 +191,46 @@ class TVM(Ops):
         return self.call(make, x, (x, weight), [((width,), "float32")])
 
     def linear(self, x: Any, *weights: Any) -> tuple[Any, ...]:
+        found = self.native_linear(x, [w for w in weights if isinstance(w, Ternary) and self.is_native(x, w)])
         quantized: dict[int, Any] = {}  # by the columns that share a sum
-        return tuple(
-            self.ternary_linear(x, w, quantized) if isinstance(w, Ternary) else self.dense_linear(x, w) for w in weights
-        )
+        for w in weights:
+            if id(w) not in found:
+                found[id(w)] = (
+                    self.ternary_linear(x, w, quantized) if isinstance(w, Ternary) else self.dense_linear(x, w)
+                )
+        return tuple(found[id(w)] for w in weights)
+
+    def is_native(self, x: Any, w: Ternary) -> bool:
+        return self.kernels.blocking(self.count(x), w.packing) is None
+
+    def native_linear(self, x: Any, weights: Sequence[Ternary]) -> dict[int, Any]:
+        """The products of x with each of the weights, by its id, a few at once."""
+        found: dict[int, Any] = {}
+        for _, same in groupby(sorted(weights, key=scaling), scaling):
+            for some in batches(list(same), native.MOST):
+                make = partial(native.ternary, tuple(w.packing for w in some))
+                inputs = [x, *(part for w in some for part in (w.weights, w.scales))]
+                results = self.call(make, x, inputs, [((w.packing.n,), "float32") for w in some])
+                results = (results,) if len(some) == 1 else results
+                found |= {id(w): result for w, result in zip(some, results, strict=True)}
+        return found
 
     def dense_linear(self, x: Any, w: Dense) -> Any:
-        make = partial(dense.linear, w.shape[0], w.shape[1], w.dtype)
-        return self.call(make, x, (x, w.data), [((w.shape[0],), "float32")])
+        n, k = w.shape
+        product = native.dense if self.kernels.dense and k % 16 == 0 else dense.linear
+        return self.call(partial(product, n, k, w.dtype), x, (x, w.data), [((n,), "float32")])
 
     def ternary_linear(self, x: Any, w: Ternary, quantized: dict[int, Any]) -> Any:
         shape = w.packing
+        blocking = self.kernels.blocking(self.count(x), shape) or Blocking()
         group = shape.group or shape.padded
         if group not in quantized:
             outputs = [((shape.padded,), "int8"), ((shape.padded // group,), "int32"), ((), "float32")]
-            make = partial(rows.quantize, shape.k, shape.padded, group)
-            quantized[group] = self.call(make, x, (x,), outputs)
+            quantized[group] = self.call(partial(rows.quantize, shape.k, shape.padded, group), x, (x,), outputs)
         codes, sums, multipliers = quantized[group]
-        make = partial(self.ternary_product, shape)
+        make = partial(ternary.linear, shape, self.target.schedule, blocking)
         inputs = (codes, sums, w.weights, w.scales, multipliers)
         return self.call(make, x, inputs, [((shape.n,), "float32")])
-
-    def ternary_product(self, shape: Shape, count: int | None) -> Any:
-        return ternary.linear(shape, self.target.schedule, self.blocking(count, shape), count)
 
     def rope(self, x: Any, positions: Any, rope: Rope) -> Any:
         width, (cos, sin) = self.width(x), self.angles(rope, positions)
@@ -233,14 +274,19 @@ class TVM(Ops):
     def compile(self, model: Model, cache: KVCache) -> Callable[[Step], Any]:
         from bitnet.backends.relax import Compiled, build, write  # which is written in terms of this class
 
-        positions = cache.blocks * BLOCK_SIZE
-        vocabulary = cast(Any, model).config.vocab_size
-        return Compiled(build(write(model, self, cache, positions), self.target), cache, vocabulary, positions)
+        positions, decoder = cache.blocks * BLOCK_SIZE, cast(Any, model)
+        executable = build(write(decoder, self, cache.kv, positions), self.target)
+        machine = tvm.relax.VirtualMachine(executable, tvm.cpu())
+        return Compiled(machine, cache, decoder.config.vocab_size, positions)
 
 
-def usual_blocking(count: int | None, shape: Shape) -> Blocking:
-    """What is tried first: nothing is known of this machine."""
-    return Blocking() if count == 1 else Blocking(groups=1, tokens=4)
+def scaling(w: Ternary) -> tuple[int, bool]:
+    return w.packing.group, w.packing.per_row
+
+
+def batches(items: list[Any], most: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
 
 
 def llvm(target: Target) -> Any:

@@ -24,6 +24,7 @@ COMMANDS = {
     "embed": ("bitnet.cli.embed", "Turn texts into vectors."),
     "plan": ("bitnet.cli.plan", "Say how much memory a model will take, before it is loaded."),
     "convert": ("bitnet.cli.convert", "Write a model as another file: GGUF or packed safetensors."),
+    "compile": ("bitnet.cli.compile", "Make a model a shared library, for this machine or another."),
     "inspect": ("bitnet.cli.inspect", "Show what a model file holds."),
     "pull": ("bitnet.cli.pull", "Fetch a model by its name."),
     "list": ("bitnet.cli.list", "List the models in the cache, or those that can be fetched."),

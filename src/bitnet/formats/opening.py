@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from bitnet.errors import FormatError, ParameterError, UnsupportedError
-from bitnet.formats import gguf, huggingface
+from bitnet.formats import compiled, gguf, huggingface
 from bitnet.formats.checkpoint import Checkpoint
 from bitnet.formats.source import SourceFile
 
@@ -16,7 +16,8 @@ _OLD_GGML = (b"lmgg", b"fmgg", b"tjgg", b"algg")  # ggml, ggmf, ggjt, ggla as li
 
 
 def open(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a GGUF file, a Hugging Face folder, one of its *.safetensors files, or a folder with one GGUF file.
+    """Open a GGUF file, a Hugging Face folder, one of its *.safetensors files, a folder with one GGUF file, or a
+    compiled model.
 
     Raises FormatError where the path is not a readable model, UnsupportedError where it is a model of another kind,
     ParameterError for a folder with several GGUF files.
@@ -35,6 +36,8 @@ def _open_file(path: Path) -> Checkpoint:
     source.close()
     if gguf.sniff(head):
         return gguf.open(path)
+    if compiled.sniff(head):
+        return compiled.open(path)
     if not head:
         raise FormatError(f"{path} is empty.", "Download it again.")
     if path.suffix.lower() in PICKLES or head.startswith(_PICKLE_HEADS):

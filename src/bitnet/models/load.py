@@ -13,8 +13,10 @@ import numpy.typing as npt
 from bitnet.backends.base import Ops, Weight
 from bitnet.errors import FormatError, ShapeError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
+from bitnet.formats.compiled import CompiledFile
 from bitnet.formats.floats import PLAIN
 from bitnet.formats.gguf_types import TERNARY
+from bitnet.models.compiled import load_compiled
 from bitnet.models.decoder import Config, Decoder, Shapes
 from bitnet.models.hyperparameters import KEPT, read_config
 from bitnet.models.memory import check_memory, fits, resident_bytes, room_beside, screen_bytes
@@ -78,6 +80,8 @@ def load(
     head: one of HEADS. ResourceError, before anything is read, when the weights would not fit into memory; `force`
     leaves that check out.
     """
+    if isinstance(checkpoint, CompiledFile):
+        return load_compiled(checkpoint)
     module, config, shapes = open_model(checkpoint)
     found = resolve(checkpoint, shapes)
     ternary, rotations = ternary_names(checkpoint, found), read_rotations(checkpoint, found)

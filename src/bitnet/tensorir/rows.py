@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from tvm.tirx import PrimFunc
 from tvm.tirx.script.builder import ir as T
 
-from bitnet.tensorir.function import LANES, Expr, Function, f32
+from bitnet.tensorir.function import LANES, Expr, Function, f32, i64
 
 COUNT = int | None
 
@@ -175,4 +177,16 @@ def hadamard(width: int, block: int, inverse: bool, count: COUNT, gpu: bool = Fa
                         i,
                     )
                 )
+    return f.result
+
+
+def zeros(shape: tuple[int, ...], dtype: str, count: COUNT, gpu: bool = False) -> PrimFunc:
+    """-> zeros (T, *shape)."""
+    with Function("zeros", gpu) as f:
+        n = f.size("n", count)
+        y = f.tensor("y", (n, *shape), dtype)
+        size = prod(shape)
+        flat = T.decl_buffer([n, i64(size)], dtype, data=y.data)
+        with f.each(n) as i, f.serial(size) as k:
+            f.store(flat, T.cast(f32(0.0), dtype), i, k)
     return f.result

@@ -1,0 +1,79 @@
+"""Products by the project's own kernels: functions that call core/native/native.h."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from tvm.tirx import PrimFunc
+from tvm.tirx.script.builder import ir as T
+
+import bitnet._core as _core
+from bitnet.errors import ParameterError
+from bitnet.tensorir.dense import TYPES
+from bitnet.tensorir.function import Buffer, Function, i64
+from bitnet.tensorir.rows import COUNT
+from bitnet.tensorir.ternary import BYTES, Shape
+
+NAME = "libbitnet_native.so"
+MOST = 3  # matrices that share an input
+DTYPES = {"F32": 0, "F16": 1, "BF16": 2}  # DType of core/kernels/kernels.h
+
+
+def path() -> Path:
+    """Of this machine's library; ParameterError where it was not built."""
+    found = Path(_core.__file__).parent / NAME
+    if not found.exists():
+        raise ParameterError(f"{found} is missing.", "Install bitnet again, or take --kernels tvm.")
+    return found
+
+
+@lru_cache
+def load() -> ctypes.CDLL:
+    """Its functions, for all code of this process."""
+    return ctypes.CDLL(str(path()), ctypes.RTLD_GLOBAL)
+
+
+def set_threads(count: int) -> None:
+    if (Path(_core.__file__).parent / NAME).exists():
+        load().bitnet_set_threads(ctypes.c_int64(count))
+
+
+def ternary(shapes: Sequence[Shape], count: COUNT) -> PrimFunc:
+    """x (T, k), then weights and scales of each matrix -> y (T, n) of each. They differ in n at most."""
+    first = shapes[0]
+    with Function("native_ternary") as f:
+        tokens = f.size("t", count)
+        x = f.tensor("x", (tokens, first.k))
+        inputs = [
+            (
+                f.tensor(f"weights{i}", (shape.row_groups, shape.blocks * BYTES), "uint8"),
+                f.tensor(f"scales{i}", shape.scales),
+            )
+            for i, shape in enumerate(shapes)
+        ]
+        outputs = [f.tensor(f"y{i}", (tokens, shape.n)) for i, shape in enumerate(shapes)]
+        fields = [i64(first.k), i64(first.group), i64(first.per_row), i64(len(shapes))]
+        matrices: list[object] = []
+        for i in range(MOST):
+            own = min(i, len(shapes) - 1)
+            weights, scales = inputs[own]
+            matrices += [weights.data, scales.data, i64(shapes[own].n), outputs[own].data]
+        call("bitnet_ternary", x, tokens, *fields, *matrices)
+    return f.result
+
+
+def dense(n: int, k: int, dtype: str, count: COUNT) -> PrimFunc:
+    """x (T, k) times w (n, k) -> (T, n)."""
+    with Function("native_dense") as f:
+        tokens = f.size("t", count)
+        x, w = f.tensor("x", (tokens, k)), f.tensor("w", (n, k), TYPES[dtype])
+        y = f.tensor("y", (tokens, n))
+        call("bitnet_dense", x, tokens, i64(k), w.data, i64(n), i64(DTYPES[dtype]), y.data)
+    return f.result
+
+
+def call(name: str, x: Buffer, tokens: object, *arguments: object) -> None:
+    T.evaluate(T.call_extern("int32", name, x.data, i64(tokens), *arguments))
