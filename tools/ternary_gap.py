@@ -110,7 +110,10 @@ def runs(arm: str, seed: int, given: argparse.Namespace) -> list[tuple[str, dict
         "task": "distill",
         "model": {"path": str(given.out / f"refined-{seed}")},
         "teacher": {
-            "path": teacher, "logits": given.logits, "attention": given.attention, "temperature": given.temperature,
+            "path": teacher,
+            "logits": given.logits,
+            "attention": given.attention,
+            "temperature": given.temperature,
         },
     }
     return [

@@ -94,7 +94,8 @@ def floats(*shape: int, seed: int = 0) -> Any:
 
 def compare(ours: Any, theirs: Any, *inputs: Any, tolerance: float = 0.02) -> None:
     """Values and gradients of two functions, theirs in float32."""
-    leaves = [[x.detach().clone().to(kind).requires_grad_() for x in inputs] for kind in (torch.bfloat16, torch.float32)]
+    kinds = torch.bfloat16, torch.float32
+    leaves = [[x.detach().clone().to(kind).requires_grad_() for x in inputs] for kind in kinds]
     results = [function(*given) for function, given in zip((ours, theirs), leaves, strict=True)]
     weight = torch.randn(results[1].shape, generator=torch.Generator().manual_seed(9))
     for result in results:
