@@ -42,8 +42,9 @@ int main(int argc, char** argv) {
     std::vector<int32_t> at(n);
     std::iota(at.begin(), at.end(), position);
     const auto step = vm->GetFunction(n == 1 ? "decode" : "step").value();
-    const Tensor logits = step(ints(ids), ints(at), ints(std::vector<int32_t>(n, 0)), ints({n - 1}),
-                               ints(blocks, true), cache).cast<Tensor>();
+    const Tensor logits =
+        step(ints(ids), ints(at), ints(std::vector<int32_t>(n, 0)), ints({n - 1}), ints(blocks, true), cache)
+            .cast<Tensor>();
     const float* p = static_cast<const float*>(logits.data_ptr());
     position += n;
     ids = {static_cast<int32_t>(std::max_element(p, p + logits.size(1)) - p)};
