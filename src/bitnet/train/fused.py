@@ -20,7 +20,7 @@ from bitnet.backends.base import Rope
 from bitnet.backends.torch import Packed, Quantized, TorchOps
 from bitnet.models.decoder import Config
 
-core = _core.training
+core: Any = _core.training
 LANES, QUERIES, LOGITS = 16, 64, 4 << 20  # of a vector; of a block of attention; that are made at a time
 SUMS = 1 << 20  # int32, that are made at a time: they stay in the cache until they are read
 _sums = torch.empty(0, dtype=torch.int32)
@@ -223,7 +223,8 @@ class Turn(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Torch) -> tuple[Torch | None, ...]:
-        return Turn.turned(grad.contiguous(), *ctx.saved_tensors, True), None, None, None
+        positions, cos, sin = ctx.saved_tensors
+        return Turn.turned(grad.contiguous(), positions, cos, sin, True), None, None, None
 
     @staticmethod
     def turned(x: Torch, positions: Torch, cos: Torch, sin: Torch, backward: bool) -> Torch:
