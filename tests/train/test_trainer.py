@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -84,20 +85,53 @@ def test_a_run_that_was_ended_goes_on_with_the_identical_curve(
     assert all(torch.equal(there[name], here[name]) for name in there)
 
 
-def test_two_processes_train_what_one_trains_with_the_same_rows(tmp_path: Path) -> None:
-    # AdamW: Muon's Newton-Schulz in bf16 amplifies the last bits of a sum.
-    trainer(tmp_path / "one", steps=5, rates=Rates("adamw")).run()
+def start_two(out: Path, *settings: str) -> None:
+    """A run of five steps by two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    both = [start(tmp_path / "two", 5, "adamw=1", RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in (0, 1)]
+    both = [start(out, 5, *settings, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in (0, 1)]
     assert [process.wait(120) for process in both] == [0, 0]
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of five steps by one process. AdamW: Muon's Newton-Schulz in bf16 amplifies the last bits of a sum."""
+    out = tmp_path_factory.mktemp("alone")
+    trainer(out, steps=5, rates=Rates("adamw")).run()
+    return out
+
+
+@pytest.mark.parametrize("settings", [["adamw=1"], ["adamw=1", "shard=1"]], ids=["ddp", "fsdp"])
+def test_two_processes_train_what_one_trains_with_the_same_rows(
+    settings: list[str], alone: Path, tmp_path: Path
+) -> None:
+    start_two(tmp_path, *settings)
+    one, two = losses(alone), losses(tmp_path)
     assert one.keys() == two.keys()
     assert all(one[step] == pytest.approx(two[step], abs=1e-4) for step in one)
-    for name, value in trained_parameters(tmp_path / "one").items():
-        torch.testing.assert_close(trained_parameters(tmp_path / "two")[name], value, rtol=0, atol=2e-4, msg=name)
+    for name, value in trained_parameters(alone).items():
+        torch.testing.assert_close(trained_parameters(tmp_path)[name], value, rtol=0, atol=2e-4, msg=name)
+
+
+def test_processes_that_share_the_weights_go_on_from_a_checkpoint_with_muon(tmp_path: Path) -> None:
+    """The checkpoint is whole: the same file as without sharing, for any number of processes."""
+    start_two(tmp_path / "whole", "shard=1", "save_every=0", "keep=9", "rows_at_once=2")
+    start_two(tmp_path / "ddp", "rows_at_once=2")
+    (tmp_path / "part").mkdir()
+    shutil.copy(tmp_path / "whole" / "checkpoint-00000003.pt", tmp_path / "part")
+    start_two(tmp_path / "part", "shard=1", "rows_at_once=2")
+    whole, ddp = trained_parameters(tmp_path / "whole"), trained_parameters(tmp_path / "ddp")
+    assert {name: value.shape for name, value in whole.items()} == {name: value.shape for name, value in ddp.items()}
+    assert losses(tmp_path / "whole")[1] == pytest.approx(losses(tmp_path / "ddp")[1], abs=1e-5)
+    assert losses(tmp_path / "whole")[5] == pytest.approx(losses(tmp_path / "ddp")[5], rel=0.02)
+    assert all(torch.equal(value, trained_parameters(tmp_path / "part")[name]) for name, value in whole.items())
+
+
+def test_compiling_and_sharing_do_not_go_together(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="compile and shard do not go together"):
+        Plan(tmp_path, steps=1, compile=True, shard=True)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 4])

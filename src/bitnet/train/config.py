@@ -112,6 +112,7 @@ class TrainingSection:
     log_every: int = 10
     patience: int = 10
     tensorboard: bool = False
+    shard: bool = False
     threads: int = 0
 
 

@@ -79,6 +79,9 @@ class Distillation(nn.Module):
     def evaluate(self, batch: Batch) -> Tensor:
         return self.student.loss(batch)
 
+    def fused(self, device: torch.device) -> bool:
+        return self.student.fused(device)
+
     def step(self) -> AbstractContextManager[None]:
         return self.student.step()
 

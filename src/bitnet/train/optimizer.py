@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from bitnet.errors import ParameterError
+from bitnet.train.parallel import shared_like, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,10 @@ class Muon(Optimizer):
                 if master.grad is not None:
                     by_shape.setdefault(master.shape, []).append(master)
             for (n, k), masters in by_shape.items():
-                nesterov = torch.stack([self.momentum(master, group["momentum"]) for master in masters])
+                nesterov = torch.stack([whole(self.momentum(master, group["momentum"])) for master in masters])
                 for master, direction in zip(masters, orthogonalize(nesterov), strict=True):
                     master.mul_(1 - group["lr"] * group["weight_decay"])
-                    master.add_(direction.to(master.dtype), alpha=-group["lr"] * max(1, n / k) ** 0.5)
+                    master.add_(shared_like(direction.to(master.dtype), master), alpha=-group["lr"] * max(1, n / k) ** 0.5)
 
     def momentum(self, master: Tensor, share: float) -> Tensor:
         state = self.state[master]
@@ -117,7 +118,12 @@ class Optimizers:
 
     def restore(self, states: Iterable[dict[str, Any]]) -> None:
         for optimizer, state in zip(self.all, states, strict=True):
-            optimizer.load_state_dict(state)
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            mine = {
+                number: {name: shared_like(value, parameters[number]) for name, value in of_one.items()}
+                for number, of_one in state["state"].items()
+            }
+            optimizer.load_state_dict({**state, "state": mine})
 
 
 def is_hidden(name: str, parameter: Tensor) -> bool:

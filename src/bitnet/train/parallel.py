@@ -1,6 +1,8 @@
 """The processes that train one model together: those that torchrun started, or this one alone.
 
-Every process holds the whole model and works on its share of a step's rows; gradients are added up.
+Every process works on its share of a step's rows. Either each holds the whole model and gradients are added up, or each
+keeps a share of the masters, of their gradients and of the optimizer's states (FSDP), and the masters are put together
+for the step.
 """
 
 from __future__ import annotations
@@ -8,9 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +56,30 @@ class Group:
     def leave(self) -> None:
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
+
+    def shard(self, module: nn.Module) -> None:
+        """Leave this process its share of every parameter; `loss` and `evaluate` put them together and take them apart
+        again, and gradients become the mean of those of all processes."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        fully_shard(module, mesh=init_device_mesh(self.device.type, (self.size,)))
+        for name in ("loss", "evaluate"):
+            if hasattr(module, name):
+                register_fsdp_forward_method(module, name)
+
+
+def whole(value: Any) -> Any:
+    """`value` with every tensor in it that is shared by the processes put together; all of them call this."""
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if isinstance(value, dict):
+        return {key: whole(entry) for key, entry in value.items()}
+    return [whole(entry) for entry in value] if isinstance(value, list) else value
+
+
+def shared_like(value: Any, parameter: Tensor) -> Any:
+    """This process's share of a tensor that belongs to `parameter` and has its shape."""
+    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

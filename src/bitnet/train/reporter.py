@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from bitnet.errors import ParameterError
 
 METRICS = "metrics.jsonl"
 
@@ -15,11 +19,8 @@ class Reporter:
 
     def __init__(self, out: Path, end: float, tensorboard: bool = False) -> None:
         self.path, self.end = out / METRICS, end
+        self.events = events_writer(out / "tensorboard") if tensorboard else None
         self.writer: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # which needs the package tensorboard
-
-            self.writer = SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
         self.bar: Any = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -36,6 +37,8 @@ class Reporter:
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
             self.path.write_text("".join(kept))
+        if self.events:
+            self.writer = self.events(purge_step=step + 1)
 
     def say(self, step: int, clock: float, **values: Any) -> None:
         line = json.dumps({"step": step, **values})
@@ -56,3 +59,11 @@ class Reporter:
             self.bar.stop()
         if self.writer:
             self.writer.close()
+
+
+def events_writer(folder: Path) -> Callable[..., Any]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ParameterError("training.tensorboard needs a package.", "pip install tensorboard") from error
+    return partial(SummaryWriter, str(folder))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bitnet.errors import BitNetError, ParameterError
 from bitnet.train import checkpoint
 from bitnet.train.optimizer import Optimizers, Rates
-from bitnet.train.parallel import Group
+from bitnet.train.parallel import Group, shared_like, whole
 from bitnet.train.reporter import Reporter
 from bitnet.train.schedule import Schedule
 
@@ -61,6 +61,7 @@ class Plan:
     log_every: int = 10  # steps
     patience: int = 10  # steps in succession without a finite loss
     tensorboard: bool = False
+    shard: bool = False  # masters, gradients and optimizer states, over the processes
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
@@ -68,6 +69,8 @@ class Plan:
         for name in ("rows", "minutes", "steps", "keep", "log_every"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ParameterError(f"{name} is {value}; expected a positive number.")
+        if self.compile and self.shard:
+            raise ParameterError("compile and shard do not go together: give one of them.")
 
     @property
     def end(self) -> float:
@@ -95,10 +98,14 @@ class Trainer:
         if plan.rows % self.group.size:
             raise ParameterError(f"{plan.rows} rows cannot be shared evenly by {self.group.size} processes.")
         self.module.to(self.group.device)
+        self.sharded = plan.shard and self.group.size > 1
+        if self.sharded:
+            self.group.shard(self.module)
         self.optimizers = Optimizers(module, rates or Rates())
         self.schedule = schedule or Schedule(plan.end)
         loss: Any = self.module.loss
-        self.loss: Any = torch.compile(loss, dynamic=False) if plan.compile else loss
+        fused = hasattr(module, "fused") and self.module.fused(self.group.device)  # there is nothing left to compile
+        self.loss: Any = torch.compile(loss, dynamic=False) if plan.compile and not fused else loss
         self.step, self.seconds, self.position = 0, 0.0, 0
         self.skipped, self.rollbacks = 0, 0
         self.tokens, self.asked, self.stopping = 0, False, False
@@ -156,17 +163,18 @@ class Trainer:
         self.group.add([count])
         self.set_blend()
         nats = torch.zeros((), device=self.group.device)
+        parts = self.group.size if self.sharded else 1  # of which the gradients will be the mean, or the sum
         with self.held():
             for batch in batches:
                 value = self.loss(batch)
-                (value / count.float().clamp(min=1)).backward()
+                (value * parts / count.float().clamp(min=1)).backward()
                 nats += value.detach().float()
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         said = torch.tensor([float(nats), float(self.asked), self.spent(began)], device=self.group.device)
-        self.group.add([*gradients, said])
+        self.group.add([said] if self.sharded else [*gradients, said])
         total, stop, seconds = said.tolist()
         self.stopping = stop > 0  # all processes stop after the same step
-        finite = math.isfinite(total) and bool(nn.utils.get_total_norm(gradients).isfinite())
+        finite = math.isfinite(total) and bool(whole(nn.utils.get_total_norm(gradients)).isfinite())
         if finite:
             self.optimizers.step(self.schedule.rate(self.clock), self.schedule.decay(self.clock))
         self.module.zero_grad(set_to_none=True)
@@ -196,6 +204,7 @@ class Trainer:
     def held(self) -> AbstractContextManager[None]:
         """Weights are quantised once for all parts of a step; where there is one part, its graph does it."""
         several = self.plan.rows_at_once not in (0, self.plan.rows // self.group.size)
+        several = several and not self.sharded
         return self.module.step() if several and hasattr(self.module, "step") else nullcontext()
 
     def set_blend(self) -> None:
@@ -221,6 +230,8 @@ class Trainer:
             loss = self.module.evaluate if hasattr(self.module, "evaluate") else self.module.loss
             sums += torch.stack((loss(batch).double(), (batch["targets"] >= 0).sum().double()))
         self.group.add([sums])
+        if self.sharded:
+            self.module.reshard()
         self.module.train(training)
         if hasattr(self.module, "blend"):
             self.module.blend = blend
@@ -230,12 +241,13 @@ class Trainer:
         return found
 
     def save(self) -> None:
+        model, optimizers = whole(dict(self.module.state_dict())), whole(self.optimizers.state())
         if self.group.rank == 0:
             about = self.module.about() if hasattr(self.module, "about") else {}
             state = {
                 "about": about,
-                "model": self.module.state_dict(),
-                "optimizers": self.optimizers.state(),
+                "model": model,
+                "optimizers": optimizers,
                 "schedule": asdict(self.schedule),
                 **{name: getattr(self, name) for name in RESUMED},
             }
@@ -247,7 +259,8 @@ class Trainer:
             self.restore(checkpoint.latest(self.plan.out))
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state["model"])
+        mine = self.module.state_dict()
+        self.module.load_state_dict({name: shared_like(value, mine[name]) for name, value in state["model"].items()})
         self.optimizers.restore(state["optimizers"])
         self.schedule = Schedule(**state["schedule"])
         for name in RESUMED:
