@@ -23,21 +23,24 @@ DTYPES = {"F32": 0, "F16": 1, "BF16": 2}  # DType of core/kernels/kernels.h
 
 
 def path() -> Path:
-    """Of this machine's library; ParameterError where it was not built."""
-    found = Path(_core.__file__).parent / NAME
-    if not found.exists():
-        raise ParameterError(f"{found} is missing.", "Install bitnet again, or take --kernels tvm.")
-    return found
+    return Path(_core.__file__).parent / NAME
+
+
+def exists() -> bool:
+    """Whether this machine's library was built."""
+    return path().exists()
 
 
 @lru_cache
 def load() -> ctypes.CDLL:
-    """Its functions, for all code of this process."""
+    """Its functions, for all code of this process; ParameterError where it was not built."""
+    if not exists():
+        raise ParameterError(f"{path()} is missing.", "Install bitnet again, or take --kernels tvm.")
     return ctypes.CDLL(str(path()), ctypes.RTLD_GLOBAL)
 
 
 def set_threads(count: int) -> None:
-    if (Path(_core.__file__).parent / NAME).exists():
+    if exists():
         load().bitnet_set_threads(ctypes.c_int64(count))
 
 

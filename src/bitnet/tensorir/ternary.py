@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tvm.tirx import PrimFunc
 from tvm.tirx.script.builder import ir as T
@@ -335,7 +336,8 @@ def product(shape: Shape, schedule: str, blocking: Blocking, count: COUNT) -> Pr
         def emit(group: Expr, t: Expr, numbers: Buffer) -> None:
             by_row(f, whole, group, lambda row, lane: f.store(y, numbers[lane], t, row))
 
-        tiles(f, tokens, whole, SCHEDULES[schedule](f, weights, codes, blocking.fitted(whole, count)), sums, emit, None)
+        make = partial(SCHEDULES[schedule], f, weights, codes, blocking.fitted(whole, count))
+        tiles(f, tokens, whole, make, sums, emit, None)
     return f.result
 
 
@@ -358,9 +360,8 @@ def linear(shape: Shape, schedule: str, blocking: Blocking, count: COUNT) -> Pri
 
             by_row(f, shape, group, one)
 
-        tiles(
-            f, tokens, shape, SCHEDULES[schedule](f, weights, codes, blocking.fitted(shape, count)), sums, emit, scales
-        )
+        make = partial(SCHEDULES[schedule], f, weights, codes, blocking.fitted(shape, count))
+        tiles(f, tokens, shape, make, sums, emit, scales)
     return f.result
 
 
@@ -386,10 +387,17 @@ def by_row(f: Function, shape: Shape, group: Expr, body: Callable[[Expr, Expr], 
 
 
 def tiles(
-    f: Function, tokens: Size, shape: Shape, schedule: Schedule, sums: Buffer, emit: Emit, scales: Buffer | None
+    f: Function,
+    tokens: Size,
+    shape: Shape,
+    make: partial[Schedule],
+    sums: Buffer,
+    emit: Emit,
+    scales: Buffer | None,
 ) -> None:
-    """All row groups, a few at a time, times all tokens, a few at a time."""
-    blocking = schedule.blocking
+    """All row groups, a few at a time, times all tokens, a few at a time. Every piece of the work has a schedule, and
+    with it sums, of its own."""
+    blocking: Blocking = make.args[-1]
     step, width = blocking.groups, blocking.tokens
     chunk = max(1, blocking.chunk // step)
     pieces, rounds = -(-shape.row_groups // (chunk * step)), -(-tokens // width) if isinstance(tokens, int) else None
@@ -400,7 +408,7 @@ def tiles(
             first = T.Bind(T.min(group, i64(max(0, shape.row_groups - step))))
             with f.serial(T.ceildiv(tokens, i64(width)) if rounds is None else rounds) as j:
                 places = [T.Bind(T.min(j * width + m, tokens - 1)) for m in range(width)]
-                tile(f, shape, schedule, sums, scales, first, places, emit)
+                tile(f, shape, make(), sums, scales, first, places, emit)
 
 
 def tile(
