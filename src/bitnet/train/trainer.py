@@ -104,7 +104,8 @@ class Trainer:
         self.optimizers = Optimizers(module, rates or Rates())
         self.schedule = schedule or Schedule(plan.end)
         loss: Any = self.module.loss
-        fused = hasattr(module, "fused") and self.module.fused(self.group.device)  # there is nothing left to compile
+        fuses: Any = getattr(module, "fused", None)
+        fused = fuses is not None and fuses(self.group.device)  # there is nothing left to compile
         self.loss: Any = torch.compile(loss, dynamic=False) if plan.compile and not fused else loss
         self.step, self.seconds, self.position = 0, 0.0, 0
         self.skipped, self.rollbacks = 0, 0
