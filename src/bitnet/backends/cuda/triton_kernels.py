@@ -118,7 +118,7 @@ def dense_gemm(
     WIDE: tl.constexpr,  # whether weights have more than 11 bits
     MOST: tl.constexpr,  # 0: all rows
 ):
-    """Gathered, a program computes its rows for all tokens and keeps one's: so its logits have the whole head's bits."""
+    """Gathered: a program computes its rows for all tokens and keeps one's, so logits have the whole head's bits."""
     n = tl.program_id(1) * ROWS_ + tl.arange(0, ROWS_)
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     if MOST:
