@@ -53,6 +53,7 @@ def main(arch: int) -> None:
     report(compile_triton(gemm_kernel(4, 128 if arch >= 90 else 64, False, False, True), arch), "gemm large")
     report(compile_triton(gemm_kernel(1, 16, False, True, False), arch), "gemm grouped")
     report(compile_triton(dense_kernel("BF16", True), arch), "dense")
+    report(compile_triton(dense_kernel("BF16", True, 4096), arch), "dense gathered")
     for dtype in ("f16", "int8"):
         report(compile_triton(attention_kernel(dtype, 4, 128, 64, arch), arch), f"attention {dtype}")
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent / "kernels"
-SOURCES = ("attention.cu", "gemv.cu", "rows.cu", "select.cu")
+SOURCES = ("attention.cu", "gemv.cu", "rows.cu", "screen.cu", "select.cu")
 THREADS = 256  # of a block, as common.cuh has it
 PIECE = 512  # bytes that memory is given out in
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([\w, ]+\))?\s+(\w+)\(([^)]*)\)', re.S)

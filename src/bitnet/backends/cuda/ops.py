@@ -19,6 +19,7 @@ from bitnet.backends.cuda import tiles
 from bitnet.backends.cuda.cache import TYPES, KVCache, new_cache
 from bitnet.backends.cuda.device import THREADS, Array, Device, TritonKernel, kernels
 from bitnet.backends.cuda.graphs import Steps
+from bitnet.backends.cuda.screen import Scored, make_screen, screened
 from bitnet.backends.cuda.steps import DeviceStep, place
 from bitnet.backends.cuda.values import ACTIVATIONS, Prepared, Product, Products, Turned, Value
 from bitnet.backends.cuda.weights import DENSE, DenseMatrix, Matrix, TernaryMatrix, put_dense, put_ternary
@@ -29,6 +30,7 @@ FEW = 8  # rows that ternary_gemv takes
 FUSED = 2  # rows that every block of ternary_gemv prepares for itself; more are prepared once, before
 TOGETHER = 3  # matrices in a launch of ternary_gemv
 CELLS = tiles.ROWS * FEW
+DENSE_ROWS, DENSE_TOKENS = 128, 32  # of a program of dense_gemm; at least FEW tokens
 WIDTH = 128  # positions of a split of attention
 QUERIES = 64  # rows and heads of a program of attention
 MOST_HEAD_DIM = 256
@@ -38,6 +40,7 @@ POINTERS = {"F32": "*fp32", "F16": "*fp16", "BF16": "*bf16"}
 
 class CUDA(Ops):
     name = "cuda"
+    screens = True
 
     def __init__(self, device: Device) -> None:
         self.device, self.kernels = device, kernels()
@@ -96,10 +99,12 @@ class CUDA(Ops):
         self.run(name, blocks, *values, count, out)
         return out
 
-    def array(self, value: Value) -> Array:
+    def array(self, value: Value | Scored) -> Array:
         """The value, computed."""
         if isinstance(value, Array):
             return value
+        if isinstance(value, Scored):
+            return self._dense(value.x, value.weight)
         if isinstance(value, Product):
             if not value.of.done:
                 value.of.compute()
@@ -244,16 +249,24 @@ class CUDA(Ops):
         self.run("take_rows", len(rows), x, rows, x.shape[1], out)
         return out
 
-    def head(self, x: Value, weight: Matrix, top: int | Ints = 0) -> Array:
+    def head(self, x: Value, weight: Matrix, top: int | Ints = 0) -> Array | Scored:
+        if isinstance(weight, DenseMatrix) and weight.screen and 0 < x.shape[0] <= FEW:
+            return Scored(self.array(x), weight)
         return self.array(self.linear(x, weight)[0])
 
-    def select(self, logits: Array, tops: Array, room: int) -> Array:
+    def add_screen(self, weight: Matrix) -> None:
+        if isinstance(weight, DenseMatrix) and weight.shape[1] <= tiles.MOST_COLUMNS // 2 and not weight.screen:
+            weight.screen = make_screen(self, weight)
+
+    def select(self, logits: Array | Scored, tops: Array, room: int) -> Array:
         """(S, vocab) and (S,) -> (S, 1 + 2 * room): of each row the `tops` largest, as select.cu has them."""
+        if isinstance(logits, Scored):
+            return screened(self, logits, tops, room)
         found = self.device.empty((len(logits), 1 + 2 * room), np.int32)
-        self.run("select_largest", len(logits), logits, tops, logits.shape[1], room, found)
+        self.run("select_largest", len(logits), logits, tops, logits.shape[1], None, None, room, found)
         return found
 
-    def to_host(self, x: Value) -> NDArray[Any]:
+    def to_host(self, x: Value | Scored) -> NDArray[Any]:
         return self.array(x).numpy()
 
     def compile(self, model: Model, cache: KVCache) -> Callable[[Step], Any]:
@@ -271,7 +284,7 @@ class CUDA(Ops):
             return outs
         group = weights[0].group
         fused = rows <= FUSED and gemv_shared(rows, columns, group, True) <= SMALL_SHARED
-        codes = None if fused else self._quantise(x)
+        codes = None if fused else self.quantise(x)
         if rows <= FEW:
             most = rows if fused else few_rows(columns, group)
             for first in range(0, rows, most):
@@ -285,7 +298,7 @@ class CUDA(Ops):
             self._gemm(codes, weight, out, residual)
         return outs
 
-    def _quantise(self, x: Prepared) -> tuple[Array, Array, Array]:
+    def quantise(self, x: Prepared) -> tuple[Array, Array, Array]:
         rows, columns = x.shape
         codes = self.device.empty((rows, tiles.count(columns, tiles.COLUMNS) * tiles.COLUMNS), np.int8)
         multipliers, sums = self.device.empty((rows,)), self.device.empty((rows,), np.int32)
@@ -358,11 +371,19 @@ class CUDA(Ops):
         out = self.device.empty((len(x), rows))
         if len(x):
             kernel = dense_kernel(weight.dtype, columns % 16 == 0)
-            constants = dict(kernel.constants)
-            grid = (tiles.count(len(x), constants["TOKENS"]), tiles.count(rows, constants["ROWS_"]), 1)
-            values = (x, weight.data, out, len(x), rows, columns)
+            grid = (tiles.count(len(x), DENSE_TOKENS), tiles.count(rows, DENSE_ROWS), 1)
+            values = (x, weight.data, out, len(x), rows, columns, 0, 0)
             self.device.launch(kernel, grid, [address(value) for value in values])
         return out
+
+    def gathered(self, x: Array, weight: DenseMatrix, ids: Array, counts: Array, out: Array) -> None:
+        """Of each row of x, up to FEW, its product with rows of the weight of its own."""
+        rows, columns = weight.shape
+        most = ids.shape[1]
+        kernel = dense_kernel(weight.dtype, columns % 16 == 0, most)
+        values = (x, weight.data, out, len(x), rows, columns, ids, counts)
+        grid = (len(x), tiles.count(most, DENSE_ROWS), 1)
+        self.device.launch(kernel, grid, [address(value) for value in values])
 
 
 def address(value: Any) -> Any:
@@ -408,10 +429,11 @@ def gemm_kernel(down: int, width: int, split: bool, grouped: bool, residual: boo
     return TritonKernel("ternary_gemm", types, tuple(constants.items()), 8 if down > 1 else 4)
 
 
-def dense_kernel(dtype: str, even: bool) -> TritonKernel:
-    """even: whether every row begins at a multiple of 16 columns, so that it can be read in runs."""
-    types = ("*fp32", POINTERS[dtype], "*fp32", "i32", "i32", "i32:16" if even else "i32")
-    constants = {"ROWS_": 128, "COLUMNS": 32, "TOKENS": 32, "WIDE": dtype == "F32"}
+def dense_kernel(dtype: str, even: bool, most: int = 0) -> TritonKernel:
+    """even: whether every row begins at a multiple of 16 columns, so that it can be read in runs. most: as `MOST`."""
+    types = ("*fp32", POINTERS[dtype], "*fp32", "i32", "i32", "i32:16" if even else "i32", "*i32", "*i32")
+    shape = {"ROWS_": DENSE_ROWS, "COLUMNS": 32, "TOKENS": DENSE_TOKENS}
+    constants = {**shape, "WIDE": dtype == "F32", "MOST": most}
     return TritonKernel("dense_gemm", types, tuple(constants.items()))
 
 

@@ -110,13 +110,25 @@ def dense_gemm(
     tokens,
     rows,
     columns,
+    ids,  # (tokens, MOST): the rows of each token's own, where they are gathered; out is (tokens, MOST) then
+    counts,  # (tokens,)
     ROWS_: tl.constexpr,
     COLUMNS: tl.constexpr,
     TOKENS: tl.constexpr,
     WIDE: tl.constexpr,  # whether weights have more than 11 bits
+    MOST: tl.constexpr,  # 0: all rows
 ):
+    """Gathered: a program computes its rows for all tokens and keeps one's, so logits have the whole head's bits."""
     n = tl.program_id(1) * ROWS_ + tl.arange(0, ROWS_)
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    if MOST:
+        mine = tl.program_id(0)
+        token = tl.arange(0, TOKENS)
+        place = n
+        count = tl.load(counts + mine)
+        if (count > MOST) | (tl.program_id(1) * ROWS_ >= count):
+            return
+        n = tl.load(ids + mine * MOST + place, mask=place < count, other=rows)
     of_row = weights + n[:, None].to(tl.int64) * columns
     of_token = x + token[None, :].to(tl.int64) * columns
     total = tl.zeros((ROWS_, TOKENS), tl.float32)
@@ -134,8 +146,12 @@ def dense_gemm(
         else:
             total = tl.dot(w, low, total, input_precision="tf32")
             total = tl.dot(w, high, total, input_precision="tf32")
-    at = token[None, :].to(tl.int64) * rows + n[:, None]
-    tl.store(out + at, total, mask=(token < tokens)[None, :] & (n < rows)[:, None])
+    if MOST:
+        kept = tl.sum(tl.where((token == mine)[None, :], total, 0.0), 1)
+        tl.store(out + mine * MOST + place, kept, mask=place < count)
+    else:
+        at = token[None, :].to(tl.int64) * rows + n[:, None]
+        tl.store(out + at, total, mask=(token < tokens)[None, :] & (n < rows)[:, None])
 
 
 def attention_splits(

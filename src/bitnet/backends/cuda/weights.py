@@ -29,16 +29,29 @@ class TernaryMatrix:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Screen:
+    """An int8 copy of a matrix, as screen.cu has it. measures: scale and norms of each row, (n, 3)."""
+
+    codes: Array
+    measures: Array
+
+
+@dataclass(slots=True, eq=False)
 class DenseMatrix:
     """dtype: a key of DENSE. data: (n, k); bfloat16 as uint16."""
 
     shape: tuple[int, int]
     dtype: str
     data: Array
+    screen: Screen | None = None
 
     @property
     def nbytes(self) -> int:
         return self.data.nbytes
+
+    @property
+    def screen_nbytes(self) -> int:
+        return self.screen.codes.nbytes + self.screen.measures.nbytes if self.screen else 0
 
 
 Matrix = TernaryMatrix | DenseMatrix
