@@ -14,8 +14,8 @@ from collections import Counter
 from pathlib import Path
 
 import triton
-from bitnet.backends.cuda.compiler import Program, compile_cuda, compile_triton
 
+from bitnet.backends.cuda.compiler import Program, compile_cuda, compile_triton
 from bitnet.backends.cuda.device import SOURCES
 from bitnet.backends.cuda.ops import attention_kernel, dense_kernel, gemm_kernel
 
