@@ -42,7 +42,11 @@ SHAPE = {
 }  # fmt: skip
 FLOAT = {"mixed": {".*": 16}}
 STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # 97.5 %, by the number of seeds
-COMPARED = {"float": "float", "float2": "float2", "ternary": "float"}  # with the float model of as many tokens: float2
+# By which float models the loss of an arm is measured.
+COMPARED = {
+    "ternary": ("float",), "ternary2": ("float2",), "continual": ("float", "float2"), "distilled": ("float", "float2"),
+}  # fmt: skip
+TOKENS = {"float": "T", "float2": "2 T", "ternary": "T", "ternary2": "2 T", "continual": "T + T", "distilled": "T + T"}
 TRAIN, HELD_OUT, SEPARATOR = "train.txt", "held_out.txt", "<|endoftext|>"
 ARMS = ("float", "float2", "ternary", "ternary2", "continual", "distilled")
 
@@ -168,28 +172,35 @@ def interval(values: Sequence[float]) -> float:
     return STUDENT_T.get(len(values), 2.0) * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def gaps(out: Path, arm: str, floats: str, seeds: Sequence[int]) -> list[float]:
+    """What an arm loses beside the float models of another, by seed."""
+    pairs = [(final(out / f"{arm}-{seed}"), final(out / f"{floats}-{seed}")) for seed in seeds]
+    return [a - b for a, b in pairs if a is not None and b is not None]
+
+
 def report(out: Path, seeds: Sequence[int]) -> None:
     table: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
-        found = {
-            seed: (final(out / f"{arm}-{seed}"), final(out / f"{COMPARED.get(arm, 'float2')}-{seed}")) for seed in seeds
-        }
-        pairs = [(a, b) for a, b in found.values() if a is not None and b is not None]
-        if pairs:
-            losses, gaps = [a for a, _ in pairs], [a - b for a, b in pairs]
-            table[arm] = {
-                "seeds": len(pairs), "loss": statistics.mean(losses), "loss_interval": interval(losses),
-                "gap": statistics.mean(gaps), "gap_interval": interval(gaps),
-            }  # fmt: skip
-    lines = ["| arm | seeds | held-out nats per token | gap to a float model of as many tokens |", "|---|---|---|---|"]
+        losses = [loss for seed in seeds if (loss := final(out / f"{arm}-{seed}")) is not None]
+        if losses:
+            table[arm] = {"seeds": len(losses), "loss": statistics.mean(losses), "loss_interval": interval(losses)}
+            for floats in COMPARED.get(arm, ()):
+                if found := gaps(out, arm, floats, seeds):
+                    table[arm] |= {f"above_{floats}": statistics.mean(found), f"above_{floats}_interval": interval(found)}
+    lines = ["| arm | tokens | seeds | held-out nats per token | above float | above float2 |", "|---|---|---|---|---|---|"]
     for arm, row in table.items():
-        loss, gap = (
-            f"{row[name]:.4f}" + f" ± {row[f'{name}_interval']:.4f}" * (row["seeds"] > 1) for name in ("loss", "gap")
-        )
-        lines.append(f"| {arm} | {row['seeds']} | {loss} | {gap} |")
-    if "distilled" in table and table.get("ternary2", {}).get("gap"):
-        share = table["distilled"]["gap"] / table["ternary2"]["gap"]
-        lines += ["", f"The gap of the distilled model is {share:.2f} of that of ternary2, on as many tokens."]
+        told = [
+            f"{row[name]:.4f}" + f" ± {row[f'{name}_interval']:.4f}" * (row["seeds"] > 1) if name in row else ""
+            for name in ("loss", "above_float", "above_float2")
+        ]
+        lines.append(f"| {arm} | {TOKENS[arm]} | {row['seeds']} | {' | '.join(told)} |")
+    for new, scratch, floats, what in (
+        ("distilled", "ternary2", "float2", "2 T altogether"), ("distilled", "ternary", "float", "T beyond the float model")
+    ):
+        name = f"above_{floats}"
+        if name in table.get(new, {}) and table.get(scratch, {}).get(name):
+            share = table[new][name] / table[scratch][name]
+            lines += ["", f"{what}: the gap of {new} is {share:.2f} of that of {scratch}."]
     print("\n".join(lines))
     (out / "gap.md").write_text("\n".join(lines) + "\n")
     (out / "gap.json").write_text(json.dumps(table, indent=2) + "\n")
@@ -200,30 +211,30 @@ def plot(out: Path, table: dict[str, dict[str, Any]], seeds: Sequence[int]) -> N
     import matplotlib as mpl
 
     mpl.use("Agg")
+    mpl.rcParams |= {"svg.hashsalt": "gap", "font.size": 9}
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for number, arm in enumerate(table):
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for number, arm in enumerate(ARMS):
         for seed in seeds:
             lines = [line for line in metrics(out / f"{arm}-{seed}") if "loss" in line and arm != "distilled"]
-            tokens = [line["tokens"] / 1e6 for line in lines]
+            smooth = [statistics.mean(line["loss"] for line in lines[max(0, i - 9) : i + 1]) for i in range(len(lines))]
             label = arm if seed == seeds[0] and lines else None
-            left.plot(tokens, [line["loss"] for line in lines], color=f"C{number}", alpha=0.6, lw=1, label=label)
-    left.set(xlabel="million tokens", ylabel="training loss, nats per token", title="distilled: its loss is another")
+            tokens = [line["tokens"] / 1e6 for line in lines]
+            left.plot(tokens, smooth, color=f"C{number}", alpha=0.7, lw=1, label=label)
+    left.set(xlabel="million tokens of the run", ylabel="training loss, nats per token (mean of ten)")
     left.legend()
-    arms = list(table)
-    right.errorbar(
-        range(len(arms)), [table[arm]["gap"] for arm in arms], [table[arm]["gap_interval"] for arm in arms],
-        fmt="o", capsize=4,
-    )  # fmt: skip
-    right.set(
-        xticks=range(len(arms)),
-        xticklabels=arms,
-        ylabel="held-out loss above a float model's of as many tokens",
-        title="95 %",
-    )
+    for shift, floats in ((-0.1, "float"), (0.1, "float2")):
+        name = f"above_{floats}"
+        arms = [arm for arm in table if name in table[arm]]
+        right.errorbar(
+            [ARMS.index(arm) + shift for arm in arms], [table[arm][name] for arm in arms],
+            [table[arm][f"{name}_interval"] for arm in arms], fmt="o", capsize=4, label=f"above {floats}",
+        )  # fmt: skip
+    right.set(xticks=range(len(ARMS)), xticklabels=ARMS, ylabel="held-out loss above float models, 95 %")
     right.axhline(0, color="grey", lw=0.8)
-    figure.savefig(out / "gap.png", dpi=120)
+    right.legend()
+    figure.savefig(out / "gap.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

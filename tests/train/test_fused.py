@@ -192,24 +192,37 @@ def test_a_run_in_bfloat16_goes_on_with_identical_losses(tmp_path: Path) -> None
     assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), again.module.parameters(), strict=True))
 
 
+def everything() -> list[Any]:
+    """What all the kernels compute, forward and backward."""
+    x, gate, norm = (y.requires_grad_() for y in (floats(260, 96), floats(260, 96, seed=1), torch.rand(96)))
+    found = [Input.apply(x, gate, norm, act, 1e-5) for act in ACTIVATIONS]
+    weights = [torch.randint(-1, 2, (96, 96)).bfloat16().requires_grad_(), torch.tensor(0.3)]
+    found += fused.Linear.apply(x, gate, norm, "silu", 1e-5, *weights)
+    angles = torch.outer(torch.arange(260.0), torch.tensor([0.7**i for i in range(16)]))
+    found.append(Turn.apply(x, torch.arange(260), angles.cos(), angles.sin()))
+    found.append(Attention.apply(x, gate[:, :32], found[0][:, :32], first_of(torch.zeros(2, 130)), 16, 0))
+    found.append(head_loss(x, gate, torch.arange(260) % 260))
+    torch.stack([y.float().square().sum() for y in found]).sum().backward()
+    return [*found, *(leaf.grad for leaf in (x, gate, norm, weights[0]))]
+
+
 @pytest.fixture
-def threads() -> Iterator[None]:
-    before = _core.threads()
+def restored() -> Iterator[None]:
+    threads, isa = _core.threads(), _core.isa()
     yield
-    _core.set_threads(before)
+    _core.set_threads(threads)
+    _core.set_isa(isa)
 
 
-@pytest.mark.usefixtures("threads")
-def test_the_number_of_threads_changes_no_bit() -> None:
-    x, gate, norm = floats(700, 96), floats(700, 96, seed=1), torch.rand(96)
-    found = []
-    for count in (1, 2, 5):
-        _core.set_threads(count)
-        leaves = [x.clone().requires_grad_(), gate.clone().requires_grad_(), norm.clone().requires_grad_()]
-        y = Input.apply(*leaves, "silu", 1e-5)
-        y.square().sum().backward()
-        found.append([y, *(leaf.grad for leaf in leaves)])
-    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+@pytest.mark.usefixtures("restored")
+def test_neither_threads_nor_instruction_sets_change_a_bit() -> None:
+    torch.manual_seed(0)
+    expected = everything()
+    for isa, threads in [*((isa, 1) for isa in _core.isas()), (_core.isa(), 2), (_core.isa(), 5)]:
+        _core.set_isa(isa)
+        _core.set_threads(threads)
+        torch.manual_seed(0)
+        assert all(torch.equal(a, b) for a, b in zip(expected, everything(), strict=True)), (isa, threads)
 
 
 def test_arrays_that_do_not_fit_are_refused() -> None:

@@ -313,8 +313,7 @@ class HeadLoss(Function):
             core.cross_entropy(logits, targets[span], sums, losses)
             total += losses.sum(dtype=torch.float64)
             if wanted:
-                logits, before = torch.empty_like(logits), logits
-                core.cross_entropy_backward(before, targets[span], sums, 1.0, logits)
+                core.cross_entropy_backward(logits, targets[span], sums, 1.0, logits)
                 torch.mm(logits, head, out=x_grad[span])
                 head_grad += logits.t() @ x[span]
         if wanted:
