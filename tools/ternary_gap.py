@@ -186,8 +186,14 @@ def report(out: Path, seeds: Sequence[int]) -> None:
             table[arm] = {"seeds": len(losses), "loss": statistics.mean(losses), "loss_interval": interval(losses)}
             for floats in COMPARED.get(arm, ()):
                 if found := gaps(out, arm, floats, seeds):
-                    table[arm] |= {f"above_{floats}": statistics.mean(found), f"above_{floats}_interval": interval(found)}
-    lines = ["| arm | tokens | seeds | held-out nats per token | above float | above float2 |", "|---|---|---|---|---|---|"]
+                    table[arm] |= {
+                        f"above_{floats}": statistics.mean(found),
+                        f"above_{floats}_interval": interval(found),
+                    }
+    lines = [
+        "| arm | tokens | seeds | held-out nats per token | above float | above float2 |",
+        "|---|---|---|---|---|---|",
+    ]
     for arm, row in table.items():
         told = [
             f"{row[name]:.4f}" + f" ± {row[f'{name}_interval']:.4f}" * (row["seeds"] > 1) if name in row else ""
@@ -195,7 +201,8 @@ def report(out: Path, seeds: Sequence[int]) -> None:
         ]
         lines.append(f"| {arm} | {TOKENS[arm]} | {row['seeds']} | {' | '.join(told)} |")
     for new, scratch, floats, what in (
-        ("distilled", "ternary2", "float2", "2 T altogether"), ("distilled", "ternary", "float", "T beyond the float model")
+        ("distilled", "ternary2", "float2", "2 T altogether"),
+        ("distilled", "ternary", "float", "T beyond the float model"),
     ):
         name = f"above_{floats}"
         if name in table.get(new, {}) and table.get(scratch, {}).get(name):
