@@ -1,4 +1,5 @@
-// The door for training: PyTorch's tensors come in by DLPack, and results are written into tensors that the caller made.
+// The door for training: PyTorch's tensors come in by DLPack, and results are written into tensors that the caller
+// made.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -211,25 +212,24 @@ void bind_cross_entropy_backward(const Array& logits, const Array& targets, cons
 }  // namespace
 }  // namespace bitnet::training
 
-// As ops/training.h says.
-void bind_training(nb::module_& module) {
+// As ops/training.h says; what lies between the matrix products of a training step.
+void bind_training(nb::module_& m) {
   using namespace bitnet::training;
-  nb::module_ m = module.def_submodule("training", "What lies between the matrix products of a training step.");
-  m.attr("NORM_ROWS") = kNormRows;
-  m.def("quantize", &bind_quantize, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a, "codes"_a,
+  m.attr("TRAIN_NORM_ROWS") = kNormRows;
+  m.def("train_quantize", &bind_quantize, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a, "codes"_a,
         "multipliers"_a);
-  m.def("evaluate", &bind_evaluate, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a, "y"_a);
-  m.def("input_backward", &bind_input_backward, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a,
+  m.def("train_evaluate", &bind_evaluate, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a, "y"_a);
+  m.def("train_input_backward", &bind_input_backward, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a,
         "sums"_a.none(), "multipliers"_a.none(), "grad"_a.none(), "norm_grads"_a.none(), "x_grad"_a,
         "gate_grad"_a.none());
-  m.def("output", &bind_output, "sums"_a, "first"_a, "scales"_a, "multipliers"_a, "y"_a);
-  m.def("output_backward", &bind_output_backward, "grads"_a, "scales"_a, "multipliers"_a, "codes"_a,
+  m.def("train_output", &bind_output, "sums"_a, "first"_a, "scales"_a, "multipliers"_a, "y"_a);
+  m.def("train_output_backward", &bind_output_backward, "grads"_a, "scales"_a, "multipliers"_a, "codes"_a,
         "grad_multipliers"_a, "divided"_a);
-  m.def("rope", &bind_rope, "x"_a, "cos"_a, "sin"_a, "positions"_a, "backward"_a, "y"_a);
-  m.def("softmax", &bind_softmax, "scores"_a, "first"_a, "heads"_a, "start"_a, "block"_a, "window"_a, "scale"_a);
-  m.def("softmax_backward", &bind_softmax_backward, "p"_a, "grad"_a, "first"_a, "heads"_a, "start"_a, "block"_a,
+  m.def("train_rope", &bind_rope, "x"_a, "cos"_a, "sin"_a, "positions"_a, "backward"_a, "y"_a);
+  m.def("train_softmax", &bind_softmax, "scores"_a, "first"_a, "heads"_a, "start"_a, "block"_a, "window"_a, "scale"_a);
+  m.def("train_softmax_backward", &bind_softmax_backward, "p"_a, "grad"_a, "first"_a, "heads"_a, "start"_a, "block"_a,
         "window"_a, "scale"_a);
-  m.def("cross_entropy", &bind_cross_entropy, "logits"_a, "targets"_a, "log_sums"_a, "losses"_a);
-  m.def("cross_entropy_backward", &bind_cross_entropy_backward, "logits"_a, "targets"_a, "log_sums"_a, "factor"_a,
+  m.def("train_cross_entropy", &bind_cross_entropy, "logits"_a, "targets"_a, "log_sums"_a, "losses"_a);
+  m.def("train_cross_entropy_backward", &bind_cross_entropy_backward, "logits"_a, "targets"_a, "log_sums"_a, "factor"_a,
         "grad"_a);
 }

@@ -114,7 +114,10 @@ def runs(arm: str, seed: int, given: argparse.Namespace) -> list[tuple[str, dict
         "task": "distill",
         "model": {"path": str(given.out / f"refined-{seed}")},
         "teacher": {
-            "path": teacher, "logits": given.logits, "attention": given.attention, "temperature": given.temperature,
+            "path": teacher,
+            "logits": given.logits,
+            "attention": given.attention,
+            "temperature": given.temperature,
         },
     }
     return [
@@ -183,21 +186,26 @@ def report(out: Path, seeds: Sequence[int]) -> None:
             table[arm] = {"seeds": len(losses), "loss": statistics.mean(losses), "loss_interval": interval(losses)}
             for floats in COMPARED.get(arm, ()):
                 if found := gaps(out, arm, floats, seeds):
-                    table[arm] |= {f"above_{floats}": statistics.mean(found), f"above_{floats}_interval": interval(found)}
-    lines = ["| arm | tokens | seeds | held-out nats per token | above float | above float2 |", "|---|---|---|---|---|---|"]
+                    table[arm] |= {
+                        f"above_{floats}": statistics.mean(found),
+                        f"above_{floats}_interval": interval(found),
+                    }
+    lines = [
+        "| arm | tokens | seeds | held-out nats per token | above float | above float2 |",
+        "|---|---|---|---|---|---|",
+    ]
     for arm, row in table.items():
         told = [
             f"{row[name]:.4f}" + f" ± {row[f'{name}_interval']:.4f}" * (row["seeds"] > 1) if name in row else ""
             for name in ("loss", "above_float", "above_float2")
         ]
         lines.append(f"| {arm} | {TOKENS[arm]} | {row['seeds']} | {' | '.join(told)} |")
-    for new, scratch, floats, what in (
-        ("distilled", "ternary2", "float2", "2 T altogether"), ("distilled", "ternary", "float", "T beyond the float model")
-    ):
+    both = (("ternary2", "float2", "2 T altogether"), ("ternary", "float", "T beyond the float model"))
+    for scratch, floats, what in both:
         name = f"above_{floats}"
-        if name in table.get(new, {}) and table.get(scratch, {}).get(name):
-            share = table[new][name] / table[scratch][name]
-            lines += ["", f"{what}: the gap of {new} is {share:.2f} of that of {scratch}."]
+        if name in table.get("distilled", {}) and table.get(scratch, {}).get(name):
+            share = table["distilled"][name] / table[scratch][name]
+            lines += ["", f"{what}: the gap of distilled is {share:.2f} of that of {scratch}."]
     print("\n".join(lines))
     (out / "gap.md").write_text("\n".join(lines) + "\n")
     (out / "gap.json").write_text(json.dumps(table, indent=2) + "\n")

@@ -3,9 +3,9 @@
 python tools/train_throughput.py --threads 2
 
 The plain one is what Microsoft publishes and transformers has: modules of nn.Linear with float32 masters whose forward
-pass rounds weight and input by `x + (round(x) - x).detach()`, and scaled_dot_product_attention; once in float32, as they
-run by default, and once under autocast to bfloat16. AdamW. Ours is TernaryLM with its trainer's step. All see the same
-rows and have the same shapes.
+pass rounds weight and input by `x + (round(x) - x).detach()`, and scaled_dot_product_attention; once in float32, as
+they run by default, and once under autocast to bfloat16. AdamW. Ours is TernaryLM with its trainer's step. All see the
+same rows and have the same shapes.
 """
 
 from __future__ import annotations

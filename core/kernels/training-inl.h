@@ -54,8 +54,7 @@ BITNET_INLINE void activate_with_slope(F32x16 g, F32x16* value, F32x16* slope) {
 
 template <Activation activation>
 BITNET_INLINE void read_gated(const uint16_t* gate, const uint16_t* x, int64_t k, float* out) {
-  for (int64_t i = 0; i < k; i += kLanes)
-    store(out + i, activate<activation>(load_bf16(gate + i)) * load_bf16(x + i));
+  for (int64_t i = 0; i < k; i += kLanes) store(out + i, activate<activation>(load_bf16(gate + i)) * load_bf16(x + i));
 }
 
 BITNET_INLINE void read_input(const InputTask& task, float* out) {
