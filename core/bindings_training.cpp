@@ -209,31 +209,27 @@ void bind_cross_entropy_backward(const Array& logits, const Array& targets, cons
   cross_entropy_backward({from.data, from.rows, from.columns}, at, sums, factor, to);
 }
 
-struct Training {};
-
 }  // namespace
 }  // namespace bitnet::training
 
-// As ops/training.h says.
-void bind_training(nb::module_& module) {
+// As ops/training.h says; what lies between the matrix products of a training step.
+void bind_training(nb::module_& m) {
   using namespace bitnet::training;
-  // A class, as the stub of a module describes no module within it.
-  nb::class_<Training> m(module, "training", "What lies between the matrix products of a training step.");
-  m.attr("NORM_ROWS") = kNormRows;
-  m.def_static("quantize", &bind_quantize, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a, "codes"_a,
-               "multipliers"_a);
-  m.def_static("evaluate", &bind_evaluate, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a, "y"_a);
-  m.def_static("input_backward", &bind_input_backward, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a,
-               "sums"_a.none(), "multipliers"_a.none(), "grad"_a.none(), "norm_grads"_a.none(), "x_grad"_a,
-               "gate_grad"_a.none());
-  m.def_static("output", &bind_output, "sums"_a, "first"_a, "scales"_a, "multipliers"_a, "y"_a);
-  m.def_static("output_backward", &bind_output_backward, "grads"_a, "scales"_a, "multipliers"_a, "codes"_a,
-               "grad_multipliers"_a, "divided"_a);
-  m.def_static("rope", &bind_rope, "x"_a, "cos"_a, "sin"_a, "positions"_a, "backward"_a, "y"_a);
-  m.def_static("softmax", &bind_softmax, "scores"_a, "first"_a, "heads"_a, "start"_a, "block"_a, "window"_a, "scale"_a);
-  m.def_static("softmax_backward", &bind_softmax_backward, "p"_a, "grad"_a, "first"_a, "heads"_a, "start"_a, "block"_a,
-               "window"_a, "scale"_a);
-  m.def_static("cross_entropy", &bind_cross_entropy, "logits"_a, "targets"_a, "log_sums"_a, "losses"_a);
-  m.def_static("cross_entropy_backward", &bind_cross_entropy_backward, "logits"_a, "targets"_a, "log_sums"_a,
-               "factor"_a, "grad"_a);
+  m.attr("TRAIN_NORM_ROWS") = kNormRows;
+  m.def("train_quantize", &bind_quantize, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a, "codes"_a,
+        "multipliers"_a);
+  m.def("train_evaluate", &bind_evaluate, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a, "y"_a);
+  m.def("train_input_backward", &bind_input_backward, "x"_a, "gate"_a.none(), "act"_a, "norm"_a.none(), "eps"_a,
+        "sums"_a.none(), "multipliers"_a.none(), "grad"_a.none(), "norm_grads"_a.none(), "x_grad"_a,
+        "gate_grad"_a.none());
+  m.def("train_output", &bind_output, "sums"_a, "first"_a, "scales"_a, "multipliers"_a, "y"_a);
+  m.def("train_output_backward", &bind_output_backward, "grads"_a, "scales"_a, "multipliers"_a, "codes"_a,
+        "grad_multipliers"_a, "divided"_a);
+  m.def("train_rope", &bind_rope, "x"_a, "cos"_a, "sin"_a, "positions"_a, "backward"_a, "y"_a);
+  m.def("train_softmax", &bind_softmax, "scores"_a, "first"_a, "heads"_a, "start"_a, "block"_a, "window"_a, "scale"_a);
+  m.def("train_softmax_backward", &bind_softmax_backward, "p"_a, "grad"_a, "first"_a, "heads"_a, "start"_a, "block"_a,
+        "window"_a, "scale"_a);
+  m.def("train_cross_entropy", &bind_cross_entropy, "logits"_a, "targets"_a, "log_sums"_a, "losses"_a);
+  m.def("train_cross_entropy_backward", &bind_cross_entropy_backward, "logits"_a, "targets"_a, "log_sums"_a, "factor"_a,
+        "grad"_a);
 }

@@ -61,7 +61,11 @@ def trainer(out: Path, steps: int = 12, *, rates: Rates | None = None, **plan: A
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given: dict[str, Any] = {key: float(value) for key, value in (pair.split("=") for pair in sys.argv[3:])}
-    given |= {name: int(given.get(name, usual)) for name, usual in (("rows", 8), ("keep", 2), ("rows_at_once", 0))}
+    given |= {
+        "rows": int(given.get("rows", 8)),
+        "keep": int(given.get("keep", 2)),
+        "rows_at_once": int(given.get("rows_at_once", 0)),
+    }
     given |= {"rates": Rates("adamw") if given.pop("adamw", 0) else None}
     made = trainer(Path(sys.argv[1]), int(sys.argv[2]), **given)
     finished = made.run()

@@ -94,8 +94,9 @@ def floats(*shape: int, seed: int = 0) -> Any:
 
 def compare(ours: Any, theirs: Any, *inputs: Any, tolerance: float = 0.02) -> None:
     """Values and gradients of two functions, theirs in float32."""
-    kinds = torch.bfloat16, torch.float32
-    leaves = [[x.detach().clone().to(kind).requires_grad_() for x in inputs] for kind in kinds]
+    leaves = [
+        [x.detach().clone().to(kind).requires_grad_() for x in inputs] for kind in (torch.bfloat16, torch.float32)
+    ]
     results = [function(*given) for function, given in zip((ours, theirs), leaves, strict=True)]
     weight = torch.randn(results[1].shape, generator=torch.Generator().manual_seed(9))
     for result in results:
@@ -227,17 +228,17 @@ def test_neither_threads_nor_instruction_sets_change_a_bit() -> None:
 
 def test_arrays_that_do_not_fit_are_refused() -> None:
     x, codes = floats(4, 32), torch.empty(4, 32, dtype=torch.int8)
-    core = _core.training
+    core: Any = _core
     with pytest.raises(ValueError, match="multiple of 16"):
-        core.quantize(floats(4, 30), None, "", None, 1e-5, codes, torch.empty(4))
+        core.train_quantize(floats(4, 30), None, "", None, 1e-5, codes, torch.empty(4))
     with pytest.raises(ValueError, match="codes has 128 elements; expected 3 x 32"):
-        core.quantize(x[:3], None, "", None, 1e-5, codes, torch.empty(3))
+        core.train_quantize(x[:3], None, "", None, 1e-5, codes, torch.empty(3))
     with pytest.raises(ValueError, match="another dtype"):
-        core.quantize(x.float(), None, "", None, 1e-5, codes, torch.empty(4))
+        core.train_quantize(x.float(), None, "", None, 1e-5, codes, torch.empty(4))
     with pytest.raises(ValueError, match="beyond the logits"):
-        core.cross_entropy(x, torch.tensor([0, 1, 32, 3]), torch.empty(4), torch.empty(4))
+        core.train_cross_entropy(x, torch.tensor([0, 1, 32, 3]), torch.empty(4), torch.empty(4))
     with pytest.raises(ValueError, match="leave the tables"):
-        core.rope(x, torch.ones(3, 16), torch.ones(3, 16), torch.tensor([0, 1, 2, 3]), False, torch.empty_like(x))
+        core.train_rope(x, torch.ones(3, 16), torch.ones(3, 16), torch.tensor([0, 1, 2, 3]), False, torch.empty_like(x))
 
 
 def test_what_does_not_suit_the_kernels_is_left_to_torch() -> None:

@@ -20,7 +20,7 @@ from bitnet.backends.base import Rope
 from bitnet.backends.torch import Packed, Quantized, TorchOps
 from bitnet.models.decoder import Config
 
-core: Any = _core.training
+core: Any = _core  # whose arrays are PyTorch's tensors here
 LANES, QUERIES, LOGITS = 16, 64, 4 << 20  # of a vector; of a block of attention; that are made at a time
 SUMS = 1 << 20  # int32, that are made at a time: they stay in the cache until they are read
 _sums = torch.empty(0, dtype=torch.int32)
@@ -111,7 +111,7 @@ def sums_of(x: Torch, y: Torch) -> Torch:
 
 def spans(rows: int, columns: int, most: int = SUMS) -> list[slice]:
     """Rows to work on at a time, in whole runs of those that share a norm's gradient."""
-    step = max(1, most // columns // core.NORM_ROWS) * core.NORM_ROWS
+    step = max(1, most // columns // core.TRAIN_NORM_ROWS) * core.TRAIN_NORM_ROWS
     return [slice(at, min(rows, at + step)) for at in range(0, rows, step)]
 
 
@@ -125,18 +125,18 @@ class Reading:
         rows, k = self.x.shape
         self.x_grad = torch.empty_like(self.x)
         self.gate_grad = None if self.gate is None else torch.empty_like(self.gate)
-        self.norm_grads = None if self.norm is None else torch.zeros(-(-rows // core.NORM_ROWS), k)
+        self.norm_grads = None if self.norm is None else torch.zeros(-(-rows // core.TRAIN_NORM_ROWS), k)
 
     def add(
         self, span: slice, sums: Torch | None = None, multipliers: Torch | None = None, grad: Torch | None = None
     ) -> None:
         assert self.x is not None
-        runs = slice(span.start // core.NORM_ROWS, -(-span.stop // core.NORM_ROWS))
+        runs = slice(span.start // core.TRAIN_NORM_ROWS, -(-span.stop // core.TRAIN_NORM_ROWS))
         gate, gate_grad, norm_grads = (
             None if y is None else y[part]
             for y, part in ((self.gate, span), (self.gate_grad, span), (self.norm_grads, runs))
         )
-        core.input_backward(
+        core.train_input_backward(
             self.x[span], gate, self.act, self.norm, self.eps, sums, multipliers, grad, norm_grads,
             self.x_grad[span], gate_grad,
         )  # fmt: skip
@@ -159,7 +159,7 @@ class Input(Function):
         ctx.save_for_backward(*read)
         ctx.how = act, eps
         y = torch.empty_like(cast(Torch, read[0]))
-        core.evaluate(read[0], read[1], act, read[2], eps, y)
+        core.train_evaluate(read[0], read[1], act, read[2], eps, y)
         return y
 
     @staticmethod
@@ -184,12 +184,12 @@ class Linear(Function):
         pairs = zip(ctx.sizes, weights[1::2], strict=True)
         scales = torch.cat([scale.detach().float().expand(n) for n, scale in pairs])
         q, multipliers = torch.empty(rows, k, dtype=torch.int8), torch.empty(rows)
-        core.quantize(read[0], read[1], act, read[2], eps, q, multipliers)
+        core.train_quantize(read[0], read[1], act, read[2], eps, q, multipliers)
         outputs = [x.new_empty(rows, n) for n in ctx.sizes]
         for span in spans(rows, len(codes)):
             sums, at = sums_of(q[span], codes.t()), 0
             for y, n in zip(outputs, ctx.sizes, strict=True):
-                core.output(sums, at, scales[at : at + n], multipliers[span], y[span])
+                core.train_output(sums, at, scales[at : at + n], multipliers[span], y[span])
                 at += n
         ctx.save_for_backward(*read, q, multipliers, codes, scales)
         ctx.how = act, eps
@@ -201,7 +201,7 @@ class Linear(Function):
         rows, n = len(q), len(codes)
         reading = Reading(tuple(read), *ctx.how)
         coded, by, divided = torch.empty(rows, n, dtype=torch.int8), torch.empty(rows), grads[0].new_empty(rows, n)
-        core.output_backward([grad.contiguous() for grad in grads], scales, multipliers, coded, by, divided)
+        core.train_output_backward([grad.contiguous() for grad in grads], scales, multipliers, coded, by, divided)
         for span in spans(rows, codes.shape[1]):
             reading.add(span, sums_of(coded[span], codes), by[span])
         of_matrix = divided.t() @ q.to(divided.dtype)
@@ -223,13 +223,12 @@ class Turn(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Torch) -> tuple[Torch | None, ...]:
-        positions, cos, sin = ctx.saved_tensors
-        return Turn.turned(grad.contiguous(), positions, cos, sin, True), None, None, None
+        return Turn.turned(grad.contiguous(), *ctx.saved_tensors, True), None, None, None
 
     @staticmethod
     def turned(x: Torch, positions: Torch, cos: Torch, sin: Torch, backward: bool) -> Torch:
         y = torch.empty_like(x)
-        core.rope(x, cos, sin, positions, backward, y)
+        core.train_rope(x, cos, sin, positions, backward, y)
         return y
 
 
@@ -250,7 +249,7 @@ class Attention(Function):
             end = min(length, start + QUERIES)
             p = torch.bmm(block_of(q, ctx.shape, start, end), keys[:, :end].mT)
             ctx.how = q.shape[1] // head_dim, window, 1 / math.sqrt(head_dim)
-            core.softmax(p.view(-1, end), first, ctx.how[0], start, end - start, window, ctx.how[2])
+            core.train_softmax(p.view(-1, end), first, ctx.how[0], start, end - start, window, ctx.how[2])
             put_block(out, torch.bmm(p, values[:, :end]), ctx.shape, start, end)
             kept.append(p)
         ctx.save_for_backward(q, keys, values, first, *kept)
@@ -268,7 +267,9 @@ class Attention(Function):
             out_grad = block_of(grad, ctx.shape, start, end)
             v_grad[:, :end] += torch.bmm(p.mT, out_grad)
             d = torch.bmm(out_grad, values[:, :end].mT)
-            core.softmax_backward(p.view(-1, end), d.view(-1, end), first, heads, start, end - start, window, scale)
+            core.train_softmax_backward(
+                p.view(-1, end), d.view(-1, end), first, heads, start, end - start, window, scale
+            )
             k_grad[:, :end] += torch.bmm(d.mT, block_of(q, ctx.shape, start, end))
             put_block(q_grad, torch.bmm(d, keys[:, :end]), ctx.shape, start, end)
         back = [
@@ -310,10 +311,10 @@ class HeadLoss(Function):
         for span in spans(len(x), len(head), LOGITS):
             logits = x[span] @ head.t()
             sums, losses = torch.empty(len(logits)), torch.empty(len(logits))
-            core.cross_entropy(logits, targets[span], sums, losses)
+            core.train_cross_entropy(logits, targets[span], sums, losses)
             total += losses.sum(dtype=torch.float64)
             if wanted:
-                core.cross_entropy_backward(logits, targets[span], sums, 1.0, logits)
+                core.train_cross_entropy_backward(logits, targets[span], sums, 1.0, logits)
                 torch.mm(logits, head, out=x_grad[span])
                 head_grad += logits.t() @ x[span]
         if wanted:

@@ -53,8 +53,9 @@ class Muon(Optimizer):
                 nesterov = torch.stack([whole(self.momentum(master, group["momentum"])) for master in masters])
                 for master, direction in zip(masters, orthogonalize(nesterov), strict=True):
                     master.mul_(1 - group["lr"] * group["weight_decay"])
-                    step = shared_like(direction.to(master.dtype), master)
-                    master.add_(step, alpha=-group["lr"] * max(1, n / k) ** 0.5)
+                    master.add_(
+                        shared_like(direction.to(master.dtype), master), alpha=-group["lr"] * max(1, n / k) ** 0.5
+                    )
 
     def momentum(self, master: Tensor, share: float) -> Tensor:
         state = self.state[master]
