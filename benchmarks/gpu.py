@@ -53,6 +53,7 @@ class Sizes:
     copied: int = 1 << 30
     repeats: int = 30
     square: int = 8192
+    patience: float = 1.0  # times the caps
 
 
 @dataclass
@@ -339,7 +340,7 @@ def main(
     model: list[Decoder] = []
 
     def measure(name: str, cap: float, work: Callable[[Section], None]) -> None:
-        section = Section(name, cap)
+        section = Section(name, cap * sizes.patience)
         try:
             work(section)
         except Exception as error:
