@@ -74,6 +74,21 @@ def test_two_backends_and_a_page(files: tuple[Path, Path], tmp_path: Path) -> No
     assert run("compare", *backends, "--report", page, *QUICK).returncode == 2  # it is there already
 
 
+def test_a_report_in_markdown_has_its_picture_beside_it(files: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    text, rounded = files
+    report = tmp_path / "report.md"
+    done = run("compare", builtin_model(), rounded, "-f", text, "--report", report, *QUICK)
+    assert done.returncode == 0, done.stderr
+    words = report.read_text()
+    assert words.endswith("![speed, memory and divergence](report.svg)\n") and words.startswith(done.stdout)
+    assert "weights in memory" in words and "±" in words
+    picture = Cells((tmp_path / "report.svg").read_text())
+    assert "svg" in picture.tags and (tmp_path / "report.svg").read_text().count('<g id="axes_') == 4
+    report.unlink()
+    assert run("compare", builtin_model(), rounded, "--report", report, *QUICK).returncode == 2  # the picture is there
+
+
 @pytest.mark.parametrize("arguments", [(), ("a", "b", "c"), ("--report", "x.pdf")])
 def test_what_cannot_be_compared(arguments: tuple[str, ...]) -> None:
     done = run("compare", *arguments)

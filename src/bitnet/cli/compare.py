@@ -43,12 +43,13 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     from bitnet.evaluate.comparison import Options, compare
-    from bitnet.evaluate.comparison_report import markdown, page
+    from bitnet.evaluate.comparison_report import markdown
 
     if report is not None and report.suffix not in (".md", ".html"):
         raise ParameterError(f"--report is {report}; expected a file that ends in .md or .html.")
-    if report is not None and report.exists() and not force:
-        raise ParameterError(f"{report} exists.", "Name another file, or replace it with --force.")
+    for path in [] if report is None else [report, *([report.with_suffix(".svg")] if report.suffix == ".md" else [])]:
+        if path.exists() and not force:
+            raise ParameterError(f"{path} exists.", "Name another file, or replace it with --force.")
     text = "" if file is None else read_prompt(None, file) or ""
     options = Options(n_prompt, n_gen, repetitions, threads, ctx, kv, weights, force)
     loading, status = Progress("loading"), StatusLine()
@@ -58,9 +59,23 @@ def command(
         loading.clear()
         status.clear()
     if report is not None:
-        with replacing(report) as target:
-            target.write((markdown(found) if report.suffix == ".md" else page(found)).encode())
+        write(found, report)
     print(json.dumps(to_json(found)) if as_json else markdown(found), end="\n" if as_json else "")
+
+
+def write(found: Comparison, report: Path) -> None:
+    """A markdown file gets its picture beside it, NAME.svg."""
+    from bitnet.evaluate.comparison_report import markdown, page, picture
+
+    if report.suffix == ".html":
+        texts = {report: page(found)}
+    else:
+        drawn = {report.with_suffix(".svg"): picture(found)}
+        names = [path.name for path, text in drawn.items() if text]
+        texts = {report: markdown(found, *names), **{path: text for path, text in drawn.items() if text}}
+    for path, text in texts.items():
+        with replacing(path) as target:
+            target.write(text.encode())
 
 
 def sides(models: list[Path], backends: list[str]) -> list[tuple[Path, str]]:

@@ -1,17 +1,20 @@
-"""A comparison for people: markdown, or a page of HTML that needs nothing beside it."""
+"""A comparison for people: markdown with a picture beside it, or a page of HTML that needs nothing beside it."""
 
 from __future__ import annotations
 
 import html
 import io
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from bitnet.bench.plot import INK, SETTINGS, STYLES
 from bitnet.evaluate.comparison import Comparison, Subject
 
+Panel = Callable[[Any], None]  # draws on axes
 Row = tuple[str, ...]  # what, the base's, the other's, one of the other
 STYLE = """
 :root { color-scheme: light dark; }
@@ -19,7 +22,9 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { text-align: right; padding: .3rem .9rem; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child { text-align: left; }
-svg { max-width: 100%; height: auto; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; }
+.plots svg { max-width: 100%; height: auto; }
 """
 
 
@@ -37,7 +42,9 @@ def rows(found: Comparison) -> Iterator[Row]:
         yield f"{test}", *rates, f"{found.ratio(test):.2f}×"
     qualities = [subject.perplexity for subject in found.subjects if subject.perplexity]
     if len(qualities) == 2:
-        yield numbers("perplexity", *(each.value for each in qualities))
+        base_quality, quality = qualities
+        values = (f"{each.value:.4f} ± {each.error:.4f}" for each in qualities)
+        yield "perplexity", *values, f"{quality.value / base_quality.value:.4f}×"
         yield numbers("bits per character", *(each.bits_per_character for each in qualities))
 
 
@@ -61,7 +68,7 @@ def pair(name: str, base: Subject, other: Subject, value: Callable[[Subject], An
 
 
 def numbers(name: str, base: float, other: float) -> Row:
-    return name, f"{base:.4f}", f"{other:.4f}", f"{other / base:.2f}×" if base else ""
+    return name, f"{base:.4f}", f"{other:.4f}", f"{other / base:.4f}×" if base else ""
 
 
 def mebibytes(count: float) -> str:
@@ -80,11 +87,13 @@ def titles(found: Comparison) -> tuple[str, str]:
     return (base.backend, other.backend) if base.path == other.path else (str(base.path), str(other.path))
 
 
-def markdown(found: Comparison) -> str:
+def markdown(found: Comparison, picture: str = "") -> str:
+    """picture: the name of one beside it; "" where there is none."""
     a, b = titles(found)
     lines = [f"| | {a} | {b} | ratio |", "|---|--:|--:|--:|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(found)]
-    return "\n".join([*lines, "", *(f"- {each}" for each in findings(found))]) + "\n"
+    lines += ["", *(f"- {each}" for each in findings(found))]
+    return "\n".join([*lines, *(["", f"![speed, memory and divergence]({picture})"] if picture else [])]) + "\n"
 
 
 def page(found: Comparison) -> str:
@@ -94,45 +103,67 @@ def page(found: Comparison) -> str:
     notes = "\n".join(f"<li>{html.escape(each)}</li>" for each in findings(found))
     head = "".join(f"<th>{html.escape(each)}</th>" for each in ("", a, b, "ratio"))
     title = html.escape(f"{a} and {b}")
+    plots = "\n".join(inline([each]) for each in panels(found))
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title>\n'
         f"<style>{STYLE}</style></head>\n"
         f"<body>\n<h1>{title}</h1>\n<table><thead><tr>{head}</tr></thead>\n<tbody>\n{table}\n</tbody></table>\n"
-        f"<ul>\n{notes}\n</ul>\n{picture(found)}\n</body></html>\n"
+        f'<ul>\n{notes}\n</ul>\n<div class="plots">\n{plots}\n</div>\n</body></html>\n'
     )
 
 
+def panels(found: Comparison) -> list[Panel]:
+    """What draws each of the plots; none without matplotlib."""
+    if find_spec("matplotlib") is None:
+        return []
+    names = titles(found)
+    drawn: list[Panel] = []
+    for test in found.subjects[0].rates:
+        rates = [subject.rates[test] for subject in found.subjects]
+        drawn.append(partial(bars, names, rates, f"{test}, tokens per second"))
+    resident = [subject.resident for subject in found.subjects if subject.resident]
+    if len(resident) == 2:
+        drawn.append(partial(bars, names, [[each / 2**20] for each in resident], "weights in memory, MiB"))
+    if found.divergence is not None:
+        drawn.append(partial(spreads, found.divergence.kl.tolist()))
+    return drawn
+
+
 def picture(found: Comparison) -> str:
-    """Speeds beside each other and how the divergence is spread, as SVG; nothing without matplotlib."""
-    try:
-        matplotlib = import_module("matplotlib")
-    except ImportError:
-        return ""
-    with matplotlib.rc_context(SETTINGS):
-        panels = [speeds] + [spreads] * (found.divergence is not None)
-        figure = import_module("matplotlib.figure").Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            panel(axes, found)
+    """All plots as one SVG; "" without matplotlib."""
+    drawn = panels(found)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{inline(drawn)}' if drawn else ""
+
+
+def inline(drawn: Sequence[Panel]) -> str:
+    """Two in a row."""
+    rows, columns = -(-len(drawn) // 2), min(len(drawn), 2)
+    with import_module("matplotlib").rc_context(SETTINGS):
+        size = (4.6 * columns, 3.0 * rows)
+        figure = import_module("matplotlib.figure").Figure(figsize=size, layout="constrained")
+        places = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes, panel in zip(places, drawn, strict=False):
+            panel(axes)
+        for axes in places[len(drawn) :]:
+            axes.set_axis_off()
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()[file.getvalue().index("<svg") :]
 
 
-def speeds(axes: Any, found: Comparison) -> None:
-    tests = list(found.subjects[0].rates)
-    for i, (subject, name, (colour, _)) in enumerate(zip(found.subjects, titles(found), STYLES, strict=False)):
-        heights = [statistics.mean(subject.rates[test]) for test in tests]
-        errors = [spread(subject.rates[test]) for test in tests]
-        places = [place + 0.4 * i for place in range(len(tests))]
-        axes.bar(places, heights, 0.36, yerr=errors, color=colour, ecolor=INK, label=name)
-    axes.set_xticks([place + 0.2 for place in range(len(tests))], tests)
-    axes.set(yscale="log", ylabel="tokens per second")
-    axes.legend(frameon=False)
+def bars(names: Sequence[str], values: Sequence[list[float]], title: str, axes: Any) -> None:
+    """One of each model from 0 up, with its mean written at it and its spread as a line."""
+    means = [statistics.mean(each) for each in values]
+    colours = [colour for colour, _ in STYLES[: len(names)]]
+    drawn = axes.barh(names, means, 0.6, xerr=[spread(each) for each in values], color=colours, ecolor=INK)
+    axes.bar_label(drawn, [f" {mean:,.1f}" for mean in means], color=INK)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.invert_yaxis()  # the base above
+    axes.margins(x=0.2)
 
 
-def spreads(axes: Any, found: Comparison) -> None:
-    assert found.divergence is not None
-    kl = sorted(found.divergence.kl)
+def spreads(kl: Sequence[float], axes: Any) -> None:
     shares = [(i + 1) / len(kl) for i in range(len(kl))]
-    axes.plot([max(value, 1e-8) for value in kl], shares, color=STYLES[0][0])
-    axes.set(xscale="log", xlabel="KL(base ‖ other) of a token, nats", ylabel="share of tokens below", ylim=(0, 1))
+    axes.plot([max(value, 1e-8) for value in sorted(kl)], shares, color=STYLES[0][0])
+    axes.set(xscale="log", xlabel="nats", ylabel="share of tokens below", ylim=(0, 1))
+    axes.set_title("KL(base ‖ other) of a token", loc="left", fontsize=10)
