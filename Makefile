@@ -4,7 +4,7 @@ BIN := .venv/bin
 FUZZ_SECONDS ?= 60
 CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 
-.PHONY: run test test-all lint sanitize fuzz bench goldens clean
+.PHONY: run test test-all test-tvm lint sanitize fuzz bench goldens clean
 .DELETE_ON_ERROR:
 
 run: .venv/built
@@ -19,6 +19,10 @@ CLIENTS := $(patsubst tests/live/clients/environments/%.txt,.venv/clients-%,$(wi
 # TESTS: what to leave out, such as --ignore=tests/kernels.
 test-all: .venv/live $(CLIENTS)
 	$(BIN)/pytest -q $(TESTS)
+
+# What compiles models, with the compiler: the other tests need nothing of it.
+test-tvm: .venv/tvm
+	$(BIN)/pytest -q tests/backends/test_tvm.py tests/compile
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -56,6 +60,10 @@ goldens: .venv/built
 
 .venv/test: .venv/built
 	$(BIN)/pip install -q --group test
+	@touch $@
+
+.venv/tvm: .venv/test
+	$(BIN)/pip install -q -e '.[tvm]'
 	@touch $@
 
 .venv/live: .venv/test
