@@ -4,7 +4,7 @@ BIN := .venv/bin
 FUZZ_SECONDS ?= 60
 CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 
-.PHONY: run test test-all test-cuda lint sanitize fuzz bench goldens clean
+.PHONY: run test test-all test-cuda test-tvm lint sanitize fuzz bench goldens clean
 .DELETE_ON_ERROR:
 
 run: .venv/built
@@ -23,6 +23,10 @@ test-all: .venv/live $(CLIENTS)
 # The GPU's kernels, without a GPU: g++, Triton's interpreter, and both compilers for every architecture.
 test-cuda: .venv/cuda
 	$(BIN)/pytest -q tests/cuda
+
+# What compiles models, with the compiler: the other tests need nothing of it.
+test-tvm: .venv/tvm
+	$(BIN)/pytest -q tests/backends/test_tvm.py tests/compile
 
 lint: .venv/lint
 	$(BIN)/ruff check .
@@ -60,6 +64,10 @@ goldens: .venv/built
 
 .venv/test: .venv/built
 	$(BIN)/pip install -q --group test
+	@touch $@
+
+.venv/tvm: .venv/test
+	$(BIN)/pip install -q -e '.[tvm]'
 	@touch $@
 
 .venv/live: .venv/test

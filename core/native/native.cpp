@@ -1,12 +1,38 @@
 #include "native/native.h"
 
-#include <array>
-#include <utility>
+#include <sys/mman.h>
 
+#include <array>
+#include <cmath>
+#include <mutex>
+#include <unordered_set>
+#include <vector>
+
+#include "ops/attention.h"
 #include "ops/linear.h"
 #include "runtime/thread_pool.h"
 
 using namespace bitnet;
+
+namespace {
+
+constexpr uintptr_t kHugePage = 2 << 20;
+constexpr int kCollapse = 25;  // MADV_COLLAPSE, since Linux 6.1; older ones refuse it
+
+// Weights are where their owner put them, on small pages, and a stream through those is up to a third slower. Asks once
+// for large ones, which neighbours share; no byte changes, so that it does no harm where the memory has become
+// something else since, or is not ours alone.
+void on_huge_pages(const void* data, int64_t bytes) {
+  static std::mutex busy;
+  static std::unordered_set<uintptr_t> seen;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data), end = begin + static_cast<uintptr_t>(bytes);
+  const std::lock_guard lock(busy);
+  if (!seen.insert(begin).second) return;
+  for (uintptr_t page = begin & ~(kHugePage - 1); page < end; page += kHugePage)
+    if (seen.insert(page + 1).second) madvise(reinterpret_cast<void*>(page), kHugePage, kCollapse);  // odd: a page
+}
+
+}  // namespace
 
 extern "C" {
 
@@ -15,6 +41,7 @@ int32_t bitnet_ternary(const float* x, int64_t tokens, int64_t k, int64_t group,
                        const float* scales1, int64_t n1, float* y1, const uint8_t* w2, const float* scales2, int64_t n2,
                        float* y2) {
   const auto view = [&](const uint8_t* w, const float* scales, int64_t n) {
+    on_huge_pages(w, n * k / 4);
     return TernaryWeight::view(w, scales, n, k, group, per_row != 0);
   };
   // Those that are not there repeat the first, and are not read.
@@ -28,8 +55,27 @@ int32_t bitnet_ternary(const float* x, int64_t tokens, int64_t k, int64_t group,
 
 int32_t bitnet_dense(const float* x, int64_t tokens, int64_t k, const void* w, int64_t n, int64_t dtype, float* y) {
   const DenseWeight weight = DenseWeight::view(w, n, k, static_cast<DType>(dtype));
+  on_huge_pages(w, weight.nbytes());
   const Product product{nullptr, &weight, y};
   linear({x, tokens, k}, &product, 1);
+  return 0;
+}
+
+int32_t bitnet_attention(const float* q, int64_t tokens, const float* k, const float* v, const int32_t* positions,
+                         const int32_t* sequences, const int32_t* tables, int64_t rows, int64_t columns,
+                         const int32_t* layer, uint8_t* cache, int64_t blocks, int64_t layers, int64_t heads,
+                         int64_t kv_heads, int64_t head_dim, int64_t window, int64_t f16, float* y) {
+  thread_local std::vector<int32_t> starts;
+  starts.assign(static_cast<size_t>(rows + 1), static_cast<int32_t>(tokens));
+  for (int64_t t = tokens; t-- > 0;) starts[static_cast<size_t>(sequences[t])] = static_cast<int32_t>(t);
+  for (int64_t b = rows; b-- > 0;) {  // a sequence without tokens ends where it begins
+    const bool has_tokens = starts[b] < tokens && sequences[starts[b]] == b;
+    if (!has_tokens) starts[b] = starts[b + 1];
+  }
+  KVCache pages = KVCache::view(cache, layers, blocks, kv_heads, head_dim, f16 ? KVType::F16 : KVType::F32);
+  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  attention({q, tokens, heads * head_dim}, k, v, pages, *layer,
+            {positions, starts.data(), rows, {tables, rows, columns}}, scale, window, y);
   return 0;
 }
 

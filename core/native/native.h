@@ -11,7 +11,7 @@ extern "C" {
 
 #define BITNET_API __attribute__((visibility("default")))
 
-// Both return 0.
+// All return 0.
 
 // y = x w^T of x (tokens, k) and one to three ternary matrices (n, k), as linear() computes it; x is quantised once.
 // scales: 1 value; with `per_row` one a row, padded to 16; with `group` [row group][group][16].
@@ -23,6 +23,15 @@ BITNET_API int32_t bitnet_ternary(const float* x, int64_t tokens, int64_t k, int
 // y = x w^T of x (tokens, k) and floats w (n, k), a k of a multiple of 16. dtype: DType of kernels.h, F32, F16 or BF16.
 BITNET_API int32_t bitnet_dense(const float* x, int64_t tokens, int64_t k, const void* w, int64_t n, int64_t dtype,
                                 float* y);
+
+// Attention of q (tokens, heads * head_dim) as attention() computes it; k and v go into the cache first. sequences:
+// which row of `tables` (rows, columns) each token belongs to, ascending. cache (blocks, layers, 2, kv_heads, 16 *
+// head_dim) in f16, or f32; head_dim is a multiple of 16.
+BITNET_API int32_t bitnet_attention(const float* q, int64_t tokens, const float* k, const float* v,
+                                    const int32_t* positions, const int32_t* sequences, const int32_t* tables,
+                                    int64_t rows, int64_t columns, const int32_t* layer, uint8_t* cache, int64_t blocks,
+                                    int64_t layers, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
+                                    int64_t f16, float* y);
 
 // Threads of the library's own pool; below 1: as it was.
 BITNET_API void bitnet_set_threads(int64_t count);

@@ -16,6 +16,9 @@ class KVCache {
  public:
   KVCache(int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_heads, int64_t head_dim, KVType type);
 
+  // Over memory of somebody else, in blocks of one page: of F32 or F16, with a head_dim that is a multiple of 16.
+  static KVCache view(uint8_t* memory, int64_t layers, int64_t blocks, int64_t kv_heads, int64_t head_dim, KVType type);
+
   void copy_block(int64_t source, int64_t target);  // in every layer
   // What is stored of a block's keys and values, each as floats [block_size][kv_heads][head_dim].
   void read(int64_t layer, int64_t block, float* k, float* v) const;
@@ -30,12 +33,12 @@ class KVCache {
   int64_t block_bytes() const { return 2 * layers * part_bytes(); }
   int64_t nbytes() const { return blocks * block_bytes(); }
   // The first page of a block's keys; its values follow after part_bytes().
-  uint8_t* keys(int64_t layer, int64_t block) const {
-    return memory_->data() + block * block_bytes() + 2 * layer * part_bytes();
-  }
+  uint8_t* keys(int64_t layer, int64_t block) const { return data_ + block * block_bytes() + 2 * layer * part_bytes(); }
 
  private:
+  KVCache() = default;
   std::unique_ptr<Mapping> memory_;
+  uint8_t* data_ = nullptr;
 };
 
 // Tokens of B sequences on one axis: sequence b owns tokens starts[b] .. starts[b + 1] and the blocks of row b of

@@ -42,6 +42,15 @@ KVCache::KVCache(int64_t layers, int64_t blocks, int64_t block_size, int64_t kv_
                        (type == KVType::I8 ? 20 : 4);
   if (bytes > 1e15) throw std::invalid_argument("a key-value cache of this size has no address space.");
   memory_ = std::make_unique<Mapping>(static_cast<size_t>(nbytes() + kSlack));
+  data_ = memory_->data();
+}
+
+KVCache KVCache::view(uint8_t* memory, int64_t layers, int64_t blocks, int64_t kv_heads, int64_t head_dim,
+                      KVType type) {
+  KVCache cache;
+  cache.layers = layers, cache.blocks = blocks, cache.block_size = kPagePositions, cache.kv_heads = kv_heads;
+  cache.head_dim = head_dim, cache.type = type, cache.data_ = memory;
+  return cache;
 }
 
 void KVCache::copy_block(int64_t source, int64_t target) {

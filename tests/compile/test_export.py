@@ -16,11 +16,15 @@ pytest.importorskip("bitnet._core", reason="the C++ core is not built")
 
 import tvm_ffi
 
-from bitnet import BitNet, formats
+from bitnet import BitNet, SamplingParams, formats
 from bitnet.backends.compiled import check_machine
+from bitnet.backends.relax import build, write
+from bitnet.backends.tvm import TVM
 from bitnet.compile import Options, compile_model
 from bitnet.errors import BitNetError, FormatError, ParameterError, UnsupportedError
 from bitnet.formats.compiled import CompiledFile
+from bitnet.tensorir import native
+from bitnet.tensorir.targets import TARGETS
 
 EXAMPLE = Path(__file__).parents[2] / "examples/cpp/generate.cpp"
 IDS = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26, 43, 38, 32, 79, 50, 28, 84, 19]
@@ -34,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled(source: Path, name: str, **options: Any) -> Path:
     path = source.with_name(name)
     with formats.open(source) as checkpoint:
-        compile_model(checkpoint, path, Options(**options))
+        compile_model(checkpoint, path, Options(**{"kernels": "tvm", **options}))
     return path
 
 
@@ -45,8 +49,6 @@ def library(source: Path) -> Path:
 
 def greedy(path: Path, count: int = 16) -> list[int]:
     with BitNet(path) as model:
-        from bitnet import SamplingParams
-
         params = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True)
         sequence = model.llm.add_request(IDS, params)
         list(model.llm.run([sequence]))
@@ -118,7 +120,33 @@ def test_a_machine_that_cannot_run_it_is_told_so(machine: str, features: Mapping
         check_machine(Path("model.so"), target, machine, features)
 
 
-@pytest.mark.parametrize("options", [{"target": "z80"}, {"kv": "int8"}, {"ctx_size": -1}])
+def test_native_kernels_are_called_from_the_library_and_write_the_same(source: Path) -> None:
+    path = compiled(source, "native.so", kernels="native")
+    assert path.with_name(native.NAME).exists()
+    assert greedy(path) == greedy(source)
+
+
+def test_cuda_code_is_generated_where_no_gpu_is() -> None:
+    ops = TVM(TARGETS["cuda"])
+    model = tiny.load(tiny.Synthetic(tiny.BITNET), ops)
+    executable = build(write(model, ops, "f16", 64), ops.target)
+    sources = [each.inspect_source() for each in executable.mod.imports if each.kind == "cuda"]
+    assert sum(text.count("__dp4a") for text in sources) >= 4
+    with pytest.raises(UnsupportedError, match="cuda"):
+        check_machine(Path("m.so"), {"machine": "x86_64", "features": ["cuda"], "name": "cuda"}, "x86_64", {})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target": "z80"},
+        {"kv": "int8"},
+        {"ctx_size": -1},
+        {"kernels": "fast"},
+        {"target": "cuda", "kernels": "native"},
+        {"target": "cuda", "tune": 1},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(source: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
         compiled(source, "none.so", **options)

@@ -13,6 +13,7 @@ pytest.importorskip("tvm", reason="tuning needs its extra: pip install 'bitnet[t
 core = pytest.importorskip("bitnet._core", reason="the C++ core is not built")
 
 from bitnet import backends
+from bitnet.backends.base import Step
 from bitnet.backends.tvm import TVM, Kernels
 from bitnet.compile import tuning
 from bitnet.compile.tuning import NATIVE, Database, Operator, Record, candidates, key_of, name_of, tune
@@ -104,6 +105,23 @@ def test_the_cores_kernels_called_from_compiled_code_give_its_bits(tokens: int, 
         TernaryTensor(random.integers(-1, 2, (48, 256), np.int8), random.uniform(0.1, 1, scales).astype(np.float32))
         for _ in range(4)
     ]
-    ops, cpu = TVM(kernels=Kernels(native=True, dense=True)), backends.make("cpu")
+    ops, cpu = TVM(kernels=Kernels(native=True, others=True)), backends.make("cpu")
     ours, theirs = (each.linear(x, *map(each.put, weights)) for each in (ops, cpu))
     np.testing.assert_array_equal(np.stack(ours), np.stack(theirs))
+
+
+@pytest.mark.parametrize("window", [0, 20])
+def test_the_cores_attention_called_from_compiled_code_gives_its_bits(window: int) -> None:
+    random, heads, kv_heads, dim = np.random.default_rng(2), 4, 2, 32
+    ops, cpu = TVM(kernels=Kernels(native=True, others=True)), backends.make("cpu")
+    caches = [each.new_cache(2, 24, kv_heads, dim, "f16") for each in (ops, cpu)]
+    tables = np.array([[5, -1], [3, 1], [7, 2]], np.int32)
+    for starts, positions in (([0, 5, 5, 25], [*range(5), *range(20)]), ([0, 1, 2, 3], [5, 0, 20])):
+        count = len(positions)
+        q, k, v = (random.standard_normal((count, n * dim), np.float32) for n in (heads, kv_heads, kv_heads))
+        at, bounds = np.array(positions, np.int32), np.array(starts, np.int32)
+        step = Step(np.zeros(count, np.int32), at, bounds, np.zeros(1, np.int32), tables)
+        ours, theirs = (
+            each.attention(q, k, v, cache, 1, step, dim, window) for each, cache in zip((ops, cpu), caches, strict=True)
+        )
+        np.testing.assert_array_equal(ours, theirs)

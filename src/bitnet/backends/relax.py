@@ -59,7 +59,7 @@ class Writer(TVM):
         count, rows_of = self.count(like), like.rows
         key = (make.func, make.args, count)
         if key not in self._functions:
-            function = make(count)
+            function = self.made(make, count)
             name = self.builder.get_unique_name(function.attrs["global_symbol"])
             self._functions[key] = self.builder.add_func(function.with_attr("global_symbol", name), name)
         types = [relax.TensorType((rows_of, *width), dtype) for width, dtype in outputs]

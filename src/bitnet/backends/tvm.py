@@ -98,11 +98,11 @@ class Kernels:
     """What computes products. A caller of its methods says for how many tokens: 1, or None for several.
 
     blockings: of the ternary products that TensorIR computes; None: the core computes it. What is not there is computed
-    as `native` says. dense: whether the core computes those with float matrices.
+    as `native` says. others: whether the core computes those with float matrices, and attention.
     """
 
     native: bool = False
-    dense: bool = False
+    others: bool = False
     blockings: Mapping[tuple[int | None, Shape], Blocking | None] = field(default_factory=dict)
 
     def blocking(self, count: int | None, shape: Shape) -> Blocking | None:
@@ -112,7 +112,7 @@ class Kernels:
 
     @property
     def any_native(self) -> bool:
-        return self.native or self.dense or None in self.blockings.values()
+        return self.native or self.others or None in self.blockings.values()
 
 
 class TVM(Ops):
@@ -170,10 +170,13 @@ class TVM(Ops):
     def built(self, make: partial[Any], count: int | None) -> Any:
         key = (make.func, make.args, count)
         if key not in self._built:
-            function = make(count)
+            function = self.made(make, count)
             built = tvm.compile(tvm.IRModule({function.attrs["global_symbol"]: function}), target=llvm(self.target))
             self._built[key] = built[function.attrs["global_symbol"]]
         return self._built[key]
+
+    def made(self, make: partial[Any], count: int | None) -> Any:
+        return make(count, gpu=True) if self.target.gpu else make(count)
 
     # The operations.
 
@@ -217,7 +220,7 @@ class TVM(Ops):
 
     def dense_linear(self, x: Any, w: Dense) -> Any:
         n, k = w.shape
-        product = native.dense if self.kernels.dense and k % 16 == 0 else dense.linear
+        product = native.dense if self.kernels.others and k % 16 == 0 else dense.linear
         return self.call(partial(product, n, k, w.dtype), x, (x, w.data), [((n,), "float32")])
 
     def ternary_linear(self, x: Any, w: Ternary, quantized: dict[int, Any]) -> Any:
@@ -229,6 +232,8 @@ class TVM(Ops):
             quantized[group] = self.call(partial(rows.quantize, shape.k, shape.padded, group), x, (x,), outputs)
         codes, sums, multipliers = quantized[group]
         make = partial(ternary.linear, shape, self.target.schedule, blocking)
+        if self.target.gpu:
+            make = partial(ternary.linear_dp4a, shape)
         inputs = (codes, sums, w.weights, w.scales, multipliers)
         return self.call(make, x, inputs, [((shape.n,), "float32")])
 
@@ -244,7 +249,8 @@ class TVM(Ops):
         heads = Heads(width // head_dim, cache.kv_heads, head_dim, cache.layers, window, cache.kv)
         at = (step.positions, self.sequences(step), step.block_tables, number(layer))
         inputs = (q, k, v, *at, cache.pages)
-        return self.call(partial(attention, heads), q, inputs, [((width,), "float32")])
+        attend = native.attention if self.kernels.others and head_dim % 16 == 0 else attention
+        return self.call(partial(attend, heads), q, inputs, [((width,), "float32")])
 
     def gate(self, act: str, g: Any, u: Any) -> Any:
         width = self.width(g)
@@ -290,4 +296,5 @@ def batches(items: list[Any], most: int) -> Iterator[list[Any]]:
 
 
 def llvm(target: Target) -> Any:
-    return tvm.target.Target({key: list(value) if isinstance(value, tuple) else value for key, value in target.llvm})
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in target.llvm}
+    return tvm.target.Target(found, host="llvm") if target.gpu else tvm.target.Target(found)

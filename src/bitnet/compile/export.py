@@ -120,10 +120,13 @@ def compile_model(
 def check_kernels(options: Options, target: Target) -> None:
     if options.kernels not in KERNELS:
         raise ParameterError(f"kernels is {options.kernels!r}.", f"Known: {', '.join(KERNELS)}.")
-    foreign = target.machine != platform.machine()
-    if foreign and (options.kernels == "native" or options.tune):
-        what = "Tuning measures" if options.tune else "The core's kernels are built for"
-        raise ParameterError(f"{what} this machine, not {target.machine}.", "Take --kernels tvm, without --tune.")
+    foreign = target.gpu or target.machine != platform.machine()
+    if options.tune and (foreign or not runs_here(target)):
+        raise ParameterError(f"Tuning measures on this machine, which {target.name} is not for.", "Leave --tune out.")
+    if options.kernels == "native" and foreign:
+        raise ParameterError(
+            f"The core's kernels are built for this machine, not {target.name}.", "Take --kernels tvm."
+        )
 
 
 def chosen(model: Decoder, target: Target, options: Options, doing: Doing) -> tuple[Kernels, tuple[str, ...]]:
@@ -131,7 +134,7 @@ def chosen(model: Decoder, target: Target, options: Options, doing: Doing) -> tu
     operators = operators_of(model)
     by_hand = options.kernels == "native" or target.machine != platform.machine() or not runs_here(target)
     if by_hand or (options.kernels == "tvm" and not options.tune):
-        kernels = Kernels(native=True, dense=True) if options.kernels == "native" else Kernels()
+        kernels = Kernels(native=True, others=True) if options.kernels == "native" else Kernels()
         return kernels, tuple(f"{each}: {'native' if kernels.native else 'tvm'}" for each in operators)
     limits = (options.operator_seconds, options.model_seconds)
     database = Database(options.database or usual_database())
@@ -140,7 +143,7 @@ def chosen(model: Decoder, target: Target, options: Options, doing: Doing) -> tu
     blockings = {
         (each.count, each.shape): record.blocking if auto else record.fastest for each, record in found.items()
     }
-    kernels = Kernels(dense=auto, blockings={key: way for key, way in blockings.items() if auto or way is not None})
+    kernels = Kernels(others=auto, blockings={key: way for key, way in blockings.items() if auto or way is not None})
     return kernels, tuple(f"{each}: {record.said(auto)}" for each, record in found.items())
 
 

@@ -26,7 +26,8 @@ def guard_source(target: Target, manifest: Path) -> str:
         checks = [(f"getauxval(16) & {ARM[name]}ul", name) for name in target.features]
         includes = "#include <sys/auxv.h>"
     else:
-        checks = [(f'__builtin_cpu_supports("{X86.get(name, name)}")', name) for name in target.features]
+        needed = () if target.gpu else target.features
+        checks = [(f'__builtin_cpu_supports("{X86.get(name, name)}")', name) for name in needed]
         includes = ""
     lines = "".join(f'  if (!({test})) return "{name}";\n' for test, name in checks)
     return SOURCE.format(section=SECTION, manifest=manifest, includes=includes, checks=lines)

@@ -46,13 +46,8 @@ def attention(heads: Heads, count: COUNT, gpu: bool = False) -> PrimFunc:
     layer (1,), cache -> (T, heads * head_dim). Writes k and v of all tokens into the cache first."""
     kv_heads, dim, kv = heads.kv_heads, heads.head_dim, CACHE_TYPES[heads.kv]
     with Function("attention", gpu) as f:
-        tokens = f.size("t", count)
-        q = f.tensor("q", (tokens, heads.heads * dim))
-        k, v = (f.tensor(name, (tokens, kv_heads * dim)) for name in "kv")
-        positions, sequences = (f.tensor(name, (tokens,), "int32") for name in ("positions", "sequences"))
-        tables, layer = f.tensor("tables", (f.size("b"), f.size("m")), "int32"), f.tensor("layer", (1,), "int32")
-        cache = f.tensor("cache", (f.size("blocks"), heads.layers, 2, kv_heads, PAGE * dim), kv)
-        y = f.tensor("y", (tokens, heads.heads * dim))
+        q, k, v, positions, sequences, tables, layer, cache, y = operands(f, heads, count)
+        tokens = count or q.shape[0]
 
         def page_of(part: int, block: Expr, h: Expr, index: Expr) -> tuple[Expr, ...]:
             return block, T.cast(layer[0], "int64"), i64(part), h, index
@@ -77,6 +72,16 @@ def attention(heads: Heads, count: COUNT, gpu: bool = False) -> PrimFunc:
             position = T.Bind(T.cast(positions[t], "int64"))
             look(f, heads, q, y, position, t, h, lambda position: block_of(t, position), cached)
     return f.result
+
+
+def operands(f: Function, heads: Heads, count: COUNT) -> tuple[Buffer, ...]:
+    tokens, kv_heads, dim = f.size("t", count), heads.kv_heads, heads.head_dim
+    q = f.tensor("q", (tokens, heads.heads * dim))
+    k, v = (f.tensor(name, (tokens, kv_heads * dim)) for name in "kv")
+    positions, sequences = (f.tensor(name, (tokens,), "int32") for name in ("positions", "sequences"))
+    tables, layer = f.tensor("tables", (f.size("b"), f.size("m")), "int32"), f.tensor("layer", (1,), "int32")
+    cache = f.tensor("cache", (f.size("blocks"), heads.layers, 2, kv_heads, PAGE * dim), CACHE_TYPES[heads.kv])
+    return q, k, v, positions, sequences, tables, layer, cache, f.tensor("y", (tokens, heads.heads * dim))
 
 
 def look(

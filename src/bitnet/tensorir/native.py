@@ -12,6 +12,7 @@ from tvm.tirx.script.builder import ir as T
 
 import bitnet._core as _core
 from bitnet.errors import ParameterError
+from bitnet.tensorir.attention import Heads, operands
 from bitnet.tensorir.dense import TYPES
 from bitnet.tensorir.function import Buffer, Function, i64
 from bitnet.tensorir.rows import COUNT
@@ -75,6 +76,16 @@ def dense(n: int, k: int, dtype: str, count: COUNT) -> PrimFunc:
         x, w = f.tensor("x", (tokens, k)), f.tensor("w", (n, k), TYPES[dtype])
         y = f.tensor("y", (tokens, n))
         call("bitnet_dense", x, tokens, i64(k), w.data, i64(n), i64(DTYPES[dtype]), y.data)
+    return f.result
+
+
+def attention(heads: Heads, count: COUNT) -> PrimFunc:
+    """As tensorir.attention has it, for a head_dim that is a multiple of 16."""
+    with Function("native_attention") as f:
+        q, k, v, positions, sequences, tables, layer, cache, y = operands(f, heads, count)
+        places = (positions.data, sequences.data, tables.data, *tables.shape, layer.data, cache.data, cache.shape[0])
+        sizes = (heads.layers, heads.heads, heads.kv_heads, heads.head_dim, heads.window, int(heads.kv == "f16"))
+        call("bitnet_attention", q, q.shape[0], k.data, v.data, *places, *map(i64, sizes), y.data)
     return f.result
 
 

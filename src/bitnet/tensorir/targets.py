@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,7 @@ TARGETS = {
         x86("x86-64-v3", "avx2", "x86-64-v3", (), V3),
         arm("aarch64-dotprod", "neon_dotprod", ("+neon", "+dotprod"), ("neon", "neon_dotprod")),
         arm("aarch64", "neon", ("+neon",), ("neon",)),
-        Target("cuda", "cuda", "dp4a", (), (("kind", "cuda"), ("arch", "sm_80"))),
+        Target("cuda", platform.machine(), "dp4a", ("cuda",), (("kind", "cuda"), ("arch", "sm_80"))),
     )
 }
 

@@ -365,6 +365,41 @@ def linear(shape: Shape, schedule: str, blocking: Blocking, count: COUNT) -> Pri
     return f.result
 
 
+def linear_dp4a(shape: Shape, count: COUNT, gpu: bool = True) -> PrimFunc:
+    """As `linear`, for CUDA: a thread for each row, whose neighbours read neighbouring words."""
+    with Function("ternary_dp4a", gpu) as f:
+        tokens = f.size("t", count)
+        codes, sums, weights = operands(f, tokens, shape)
+        scales, multipliers = f.tensor("scales", shape.scales), f.tensor("multipliers", (tokens,))
+        y = f.tensor("y", (tokens, shape.n))
+        words = T.decl_buffer([i64(shape.row_groups), i64(shape.blocks * ROWS)], "uint32", data=weights.data)
+        fours = T.decl_buffer([i64(tokens), i64(shape.blocks * FIELDS)], "int32", data=codes.data)
+        group_blocks = shape.group // COLUMNS or shape.blocks
+        with f.each(shape.row_groups) as group, T.thread_binding(i64(0), i64(ROWS), "threadIdx.x") as lane:
+            row, sum_, total = T.Bind(group * ROWS + lane), f.local(1, "int32"), f.local(1)
+            with f.serial(tokens) as t:
+                f.store(total, f32(0.0), 0)
+                with f.serial(shape.groups) as s:
+                    f.store(sum_, T.int32(0), 0)
+                    with f.serial(group_blocks) as i:
+                        block = T.Bind(s * group_blocks + i)
+                        word = T.Bind(words[group, block * ROWS + lane])
+                        for field in range(FIELDS):
+                            kept = T.bitwise_and(T.shift_right(word, T.uint32(2 * field)), T.uint32(0x03030303))
+                            x = fours[t, block * FIELDS + field]
+                            dot = T.call_pure_extern("int32", "__dp4a", T.reinterpret("int32", kept), x, sum_[0])
+                            f.store(sum_, dot, 0)
+                    whole = T.cast(sum_[0] - sums[t, s], "float32")
+                    if shape.group:
+                        f.store(total, total[0] + f.mul(whole, scales[group, s, lane]), 0)
+                    else:
+                        scale = scales[row if shape.per_row else i64(0)] / multipliers[t]
+                        f.store(total, f.mul(whole, scale), 0)
+                with f.when(row < shape.n):
+                    f.store(y, total[0] / multipliers[t] if shape.group else total[0], t, row)
+    return f.result
+
+
 def operands(f: Function, tokens: Size, shape: Shape) -> tuple[Buffer, Buffer, Buffer]:
     return (
         f.tensor("codes", (tokens, shape.padded), "int8"),
