@@ -223,7 +223,8 @@ class Turn(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Torch) -> tuple[Torch | None, ...]:
-        return Turn.turned(grad.contiguous(), *ctx.saved_tensors, True), None, None, None
+        positions, cos, sin = ctx.saved_tensors
+        return Turn.turned(grad.contiguous(), positions, cos, sin, True), None, None, None
 
     @staticmethod
     def turned(x: Torch, positions: Torch, cos: Torch, sin: Torch, backward: bool) -> Torch:
