@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from bitnet.backends.base import Ops
 from bitnet.backends.packing import asked
 from bitnet.errors import ParameterError
@@ -24,9 +26,8 @@ def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
         raise ParameterError(f"The backend {name} has neither weights {weights!r} nor a kernel {kernel!r}.")
     family, _, index = name.partition(":")
     if family == "cuda" and (name == family or index.isdecimal()):
-        from bitnet.backends.cuda import open_gpu
-
-        return open_gpu(int(index or 0))
+        opened: Ops = import_module("bitnet.backends.cuda").open_gpu(int(index or 0))
+        return opened
     if name == "reference":
         from bitnet.backends.reference import Reference
 
