@@ -113,7 +113,9 @@ def test_the_loader_counts_the_bits_that_were_settled(monkeypatch: pytest.Monkey
     pytest.importorskip("bitnet._core")
     needed: dict[str, int] = {}
     for weights in ("2bit", "1.6bit"):
-        monkeypatch.setattr(loading, "check_memory", lambda path, total, name=weights: needed.update({name: total}))
+        monkeypatch.setattr(
+            loading, "check_memory", lambda path, total, free, name=weights: needed.update({name: total})
+        )
         models.load(SyntheticCheckpoint("tiny"), backends.make("cpu", weights), head="full")
     ternary = sum(np.prod(i.shape) for i in SyntheticCheckpoint("tiny").tensors().values() if i.dtype == "packed")
     assert needed["2bit"] - needed["1.6bit"] == pytest.approx(ternary * 0.4 / 8, abs=20)
@@ -122,7 +124,7 @@ def test_the_loader_counts_the_bits_that_were_settled(monkeypatch: pytest.Monkey
 def test_scarce_memory_takes_fewer_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     core = pytest.importorskip("bitnet._core")
     free = {}
-    monkeypatch.setattr(loading, "check_memory", lambda path, total: free.update(total=total))
+    monkeypatch.setattr(loading, "check_memory", lambda path, total, _: free.update(total=total))
     models.load(tiny.Synthetic(tiny.VARIANTS["bitnet-silu"]), backends.make("cpu", "2bit"), head="full")
     monkeypatch.setattr(memory, "available_bytes", lambda: free["total"] - 1)
     model = models.load(tiny.Synthetic(tiny.VARIANTS["bitnet-silu"]), backends.make("cpu"), head="full")

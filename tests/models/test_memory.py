@@ -30,7 +30,7 @@ def test_the_screen_of_the_head_is_counted(tiny_gguf: Path, monkeypatch: pytest.
     pytest.importorskip("bitnet._core")
     asked: list[int] = []
     loading = import_module("bitnet.models.load")
-    monkeypatch.setattr(loading, "check_memory", lambda path, needed: asked.append(needed))
+    monkeypatch.setattr(loading, "check_memory", lambda path, needed, free: asked.append(needed))
     for head in ("full", "screen"):
         with BitNet(tiny_gguf, head=head):
             pass
