@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import sys
 import threading
@@ -179,6 +180,10 @@ class SoftwareDriver:
         graph.clear()
         return ()
 
+    def cuGraphExecDestroy(self, graph: Any) -> tuple[()]:
+        graph.clear()
+        return ()
+
     def cuGraphLaunch(self, graph: Any, stream: int) -> tuple[()]:
         assert stream == STREAM
         for call in graph:
@@ -233,6 +238,20 @@ def test_a_model_runs_through_the_driver(compiled: None) -> None:
     np.testing.assert_array_equal(np.concatenate(found), np.concatenate([expected, expected]))
     assert api.calls.count("cuGraphLaunch") == 3
     assert api.calls.count("cuStreamBeginCapture") == 1
+
+
+def test_what_a_model_had_is_free_again(compiled: None) -> None:
+    api = SoftwareDriver()
+    before = api.gpu.free_bytes()
+    model = tiny.load(tiny.Synthetic(tiny.BITNET), CUDA(DriverGPU(api=api)))
+    run = model.ops.compile(model, tiny.new_cache(model, 3))
+    run(Step.whole([3], want=[0]))
+    run(Step.whole([3], want=[0]))
+    assert api.gpu.free_bytes() < before
+    del model, run
+    gc.collect()
+    assert api.gpu.free_bytes() == before
+    assert api.calls.count("cuGraphExecDestroy") == 1
 
 
 def test_time_is_taken_on_the_device(compiled: None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).parent / "kernels"
 SOURCES = ("attention.cu", "gemv.cu", "rows.cu", "screen.cu", "select.cu")
 THREADS = 256  # of a block, as common.cuh has it
 PIECE = 512  # bytes that memory is given out in
+LARGE = 1 << 20  # weights and caches: they go back to the driver with the model that had them
 _KERNEL = re.compile(r'extern "C" __global__ void(?: __launch_bounds__\([\w, ]+\))?\s+(\w+)\(([^)]*)\)', re.S)
 _KINDS = {"int": "i", "float": "f", "long long": "l"}
 
@@ -187,6 +189,7 @@ class Pool:
 
     def __init__(self, device: Device, exact: bool = False) -> None:
         self.device, self.exact = device, exact
+        self._ended = False
         self._free: dict[int, list[int]] = {}
         self._sizes: dict[int, int] = {}
 
@@ -203,15 +206,23 @@ class Pool:
         return address
 
     def give(self, address: int) -> None:
-        self._free[self._sizes[address]].append(address)
+        size = self._sizes[address]
+        if self._ended or (self.exact and size >= LARGE):
+            self._release(address)
+        else:
+            self._free[size].append(address)
 
-    def release(self) -> None:
-        """Everything that nobody has, back to the driver."""
+    def __del__(self) -> None:
+        """Everything back to the driver, also what comes later: the collector ends things in any order."""
+        self._ended = True
         for free in self._free.values():
             while free:
-                address = free.pop()
-                del self._sizes[address]
-                self.device.release(address)
+                self._release(free.pop())
+
+    def _release(self, address: int) -> None:
+        if not sys.is_finalizing():  # the driver may be gone, and with the process everything else
+            del self._sizes[address]
+            self.device.release(address)
 
 
 def rounded(nbytes: int, piece: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -197,4 +198,5 @@ class DriverGPU(Device):
             self._enter()
             self._check("cuGraphLaunch", ready, self.stream)
 
+        weakref.finalize(replay, self.api.cuGraphExecDestroy, ready).atexit = False
         return replay
