@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import serving
 
+from bitnet import BitNet
+
 Told = Callable[[str, str], Any]
 
 
@@ -58,3 +60,25 @@ def test_llm(
     done = ran("openai", "llm", "-m", "ours", "the end", *options, "--key", "sesame", LLM_USER_PATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.removesuffix("\n") == answer
+
+
+def test_llm_in_its_own_process(ran: Callable[..., Any], installed: str, tmp_path: Path) -> None:
+    """By the entry point: no server, and a conversation that goes on."""
+    options = ["-o", "temperature", 0, "-o", "max_tokens", 8, "-o", "threads", 1]
+    here = {"PYTHONPATH": installed, "LLM_USER_PATH": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    story, more = "Tell me a story about a dog.", "Go on."
+    first = ran("openai", "llm", "-m", "bitnet", story, "-s", "Be kind.", *options, "--no-stream", **here)
+    assert first.returncode == 0, first.stderr
+    then = ran("openai", "llm", "-c", more, *options, "-u", **here)
+    assert then.returncode == 0, then.stderr
+    with BitNet(threads=1) as model:
+        turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": story}]
+        answer = model.chat(turns, 8, temperature=0)
+        assert first.stdout.removesuffix("\n") == answer
+        turns += [{"role": "assistant", "content": answer}, {"role": "user", "content": more}]
+        assert then.stdout.removesuffix("\n") == model.chat(turns, 8, temperature=0)
+        assert model.stats is not None and f"{model.stats.prompt_tokens} input, 8 output" in then.stderr
+    other = ran("openai", "llm", "-m", "bitnet", "Hi", "-o", "path", tmp_path / "none.gguf", **here)
+    assert other.returncode == 1 and "none.gguf" in other.stderr and "Traceback" not in other.stderr
+    wrong = ran("openai", "llm", "-m", "bitnet", "Hi", "-o", "top_p", 3, **here)
+    assert wrong.returncode == 1 and "top_p" in wrong.stderr

@@ -33,8 +33,9 @@ class Record:
     error: str = ""
 
     @property
-    def ttft(self) -> float:
-        return self.times[0] - self.started
+    def ttft(self) -> float | None:
+        """None where no token of the answer is text."""
+        return self.times[0] - self.started if self.times else None
 
     @property
     def e2el(self) -> float:
@@ -47,7 +48,8 @@ class Record:
     @property
     def tpot(self) -> float | None:
         """Seconds a token after the first."""
-        return (self.e2el - self.ttft) / (self.output_tokens - 1) if self.output_tokens > 1 else None
+        ttft = self.ttft
+        return None if ttft is None or self.output_tokens < 2 else (self.e2el - ttft) / (self.output_tokens - 1)
 
 
 class Target:
@@ -75,8 +77,8 @@ class Target:
         except (ServerError, httpx.HTTPError) as error:
             record.error = str(error) or type(error).__name__
         record.ended = time.perf_counter()
-        if not record.error and not record.times:
-            record.error = "The answer has no text."
+        if not record.error and not record.times and not record.output_tokens:
+            record.error = "The answer has no tokens."
         record.output_tokens = record.output_tokens or len(record.times)
         return record
 

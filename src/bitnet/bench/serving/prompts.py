@@ -39,7 +39,7 @@ async def counted(target: Target, rng: np.random.Generator) -> tuple[Counted, bo
     records = []
     for count in PROBES:
         record = await target.ask(text(rng, count), 1, Record())
-        if record.error and record.error != "The answer has no text.":
+        if record.error and record.error != "The answer has no tokens.":
             raise BitNetError(f"{target.http.base_url} does not do what is asked: {record.error}")
         records.append(record)
     few, many = (record.prompt_tokens for record in records)

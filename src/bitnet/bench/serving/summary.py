@@ -68,7 +68,7 @@ def summary(load: Load, model: str, records: Sequence[Record], counts: bool) -> 
     details: dict[str, list[Any]] = {
         "input_lens": [r.prompt_tokens for r in records],
         "output_lens": [r.output_tokens for r in records],
-        "ttfts": [r.ttft if r.times else None for r in records],
+        "ttfts": [r.ttft for r in records],
         "itls": [r.itls for r in records],
         "e2els": [r.e2el for r in records],
         "start_times": [r.started - began for r in records],
