@@ -26,7 +26,7 @@ def command(
         typer.Argument(help="The base and the model to compare with it; one of them for two backends."),
     ] = None,
     backends: Annotated[
-        list[str] | None, typer.Option("--backend", help='"cpu" or "reference", once for each side.')
+        list[str] | None, typer.Option("--backend", help='"cpu", "reference" or "tvm", once for each side.')
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="The text that perplexity and divergence are measured on.")
