@@ -200,14 +200,12 @@ def report(out: Path, seeds: Sequence[int]) -> None:
             for name in ("loss", "above_float", "above_float2")
         ]
         lines.append(f"| {arm} | {TOKENS[arm]} | {row['seeds']} | {' | '.join(told)} |")
-    for new, scratch, floats, what in (
-        ("distilled", "ternary2", "float2", "2 T altogether"),
-        ("distilled", "ternary", "float", "T beyond the float model"),
-    ):
+    both = (("ternary2", "float2", "2 T altogether"), ("ternary", "float", "T beyond the float model"))
+    for scratch, floats, what in both:
         name = f"above_{floats}"
-        if name in table.get(new, {}) and table.get(scratch, {}).get(name):
-            share = table[new][name] / table[scratch][name]
-            lines += ["", f"{what}: the gap of {new} is {share:.2f} of that of {scratch}."]
+        if name in table.get("distilled", {}) and table.get(scratch, {}).get(name):
+            share = table["distilled"][name] / table[scratch][name]
+            lines += ["", f"{what}: the gap of distilled is {share:.2f} of that of {scratch}."]
     print("\n".join(lines))
     (out / "gap.md").write_text("\n".join(lines) + "\n")
     (out / "gap.json").write_text(json.dumps(table, indent=2) + "\n")
