@@ -92,7 +92,7 @@ def start_two(out: Path, *settings: str) -> None:
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     both = [start(out, 5, *settings, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in (0, 1)]
-    assert [process.wait(120) for process in both] == [0, 0]
+    assert [process.wait(300) for process in both] == [0, 0]
 
 
 @pytest.fixture(scope="module")
