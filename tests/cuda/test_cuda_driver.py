@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from bitnet.backends.cuda.compiler import Program
-from bitnet.backends.cuda.driver import DriverGPU
 from emulated_gpu import EmulatedGPU
 
 from bitnet import BitNet, backends
 from bitnet.backends.base import Step
 from bitnet.backends.cuda import CUDA, compiler
+from bitnet.backends.cuda.compiler import Program
 from bitnet.backends.cuda.device import AnyKernel, TritonKernel, kernels
+from bitnet.backends.cuda.driver import DriverGPU
 from bitnet.errors import BitNetError, DeviceError, ParameterError, ResourceError
 
 real = pytest.importorskip("cuda.bindings.driver")
