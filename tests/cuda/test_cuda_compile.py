@@ -1,4 +1,5 @@
-"""Every kernel compiled for cards of four generations: it fits them, spills nothing, and uses their matrix units."""
+"""Every kernel compiled for cards of four generations: it fits them, spills no more than said here, and
+uses their matrix units."""
 
 from __future__ import annotations
 
