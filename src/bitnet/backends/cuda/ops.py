@@ -1,8 +1,8 @@
 """The operations on a GPU: which kernels they are, and over how many blocks.
 
 Gates, norms, rotations and products wait (values.py) until something reads them, which then does them on its way: a
-layer of BitNet is seven launches for one or two tokens, eleven for more. Exact integers and sums of a fixed order make a row's bits
-independent of the rows beside it.
+layer of BitNet is seven launches for one or two tokens, eleven for more. Exact integers and sums of a fixed order make
+a row's bits independent of the rows beside it.
 """
 
 from __future__ import annotations
