@@ -156,6 +156,23 @@ def test_it_leaves_a_terminal_as_it_was(
     assert terminal.end() == code and LEFT in terminal.written
 
 
+def test_suspended_it_leaves_the_terminal_to_the_shell_and_comes_back(
+    server: Server, top: Callable[..., Terminal]
+) -> None:
+    terminal = top()
+    terminal.see("live")
+    os.killpg(terminal.process.pid, signal.SIGTSTP)  # as Ctrl-Z does
+    os.waitid(os.P_PID, terminal.process.pid, os.WSTOPPED)
+    terminal.read()
+    assert LEFT in terminal.written and termios.tcgetattr(terminal.master) == terminal.before
+    terminal.written = ""
+    server.metrics.set("requests_running", 3)
+    terminal.process.send_signal(signal.SIGCONT)
+    terminal.see("3 running")
+    terminal.type("q")
+    assert terminal.end() == 0 and LEFT in terminal.written
+
+
 def test_a_server_that_hangs_does_not_hold_it(server: Server, top: Callable[..., Terminal]) -> None:
     server.mute.set()
     terminal = top()

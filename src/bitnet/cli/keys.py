@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,25 @@ def typed(terminal: int, seconds: float) -> str:
 def sleep(seconds: float) -> str:
     time.sleep(seconds)
     return ""
+
+
+@contextmanager
+def suspending() -> Iterator[threading.Event]:
+    """Within it Ctrl-Z sets the event and does nothing else: who sees it cleans up and calls suspend()."""
+    asked = threading.Event()
+    if not hasattr(signal, "SIGTSTP"):
+        yield asked
+        return
+    before = signal.signal(signal.SIGTSTP, lambda number, frame: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+
+
+def suspend() -> None:
+    """Hands the terminal to the shell; returns when the process is brought back, as by `fg`."""
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 @contextmanager

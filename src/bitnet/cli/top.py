@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitnet.cli.keys import keys
+from bitnet.cli.keys import keys, suspend, suspending
 from bitnet.cli.options import AsJson
 from bitnet.errors import ParameterError
 
@@ -86,15 +86,24 @@ def follow(watch: Watch, interval: float) -> None:
             watch.ask()
             left.wait(interval)
 
-    threading.Thread(target=ask, daemon=True).start()
-    shown = None
-    try:
+    def look(suspended: threading.Event) -> None:
+        """Until q or Ctrl-Z."""
+        shown = None
         with keys() as wait, Live(screen=True, auto_refresh=False) as live:
-            while "q" not in wait(BLINK).lower():
+            while not suspended.is_set() and "q" not in wait(BLINK).lower():
                 state, size = watch.state, live.console.size
                 if (state, size) != shown:
                     live.update(Screen(state, watch.url, size.height), refresh=True)
                     shown = (state, size)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        with suspending() as suspended:
+            look(suspended)
+            while suspended.is_set():
+                suspend()
+                suspended.clear()
+                look(suspended)
     except KeyboardInterrupt:
         pass
     finally:
