@@ -22,6 +22,8 @@ from bitnet.backends.relax import build, write
 from bitnet.backends.tvm import TVM
 from bitnet.compile import Options, compile_model
 from bitnet.errors import BitNetError, FormatError, ParameterError, UnsupportedError
+from bitnet.evaluate.comparison import Options as Quick
+from bitnet.evaluate.comparison import compare
 from bitnet.formats.compiled import CompiledFile
 from bitnet.tensorir import native
 from bitnet.tensorir.targets import TARGETS
@@ -91,6 +93,7 @@ def test_the_manifest_says_what_it_is(source: Path, library: Path) -> None:
         assert isinstance(checkpoint, CompiledFile)
         assert checkpoint.tensors().keys() == original.tensors().keys()
         assert checkpoint.manifest["target"]["tvm"] == tvm.__version__
+        assert checkpoint.manifest["kernels"] == "tvm"
         assert len(checkpoint.manifest["source"]["sha256"]) == 64
         with pytest.raises(UnsupportedError, match="compiled"):
             checkpoint.read("token_embd.weight")
@@ -124,6 +127,13 @@ def test_native_kernels_are_called_from_the_library_and_write_the_same(source: P
     path = compiled(source, "native.so", kernels="native")
     assert path.with_name(native.NAME).exists()
     assert greedy(path) == greedy(source)
+    found = compare([(source, "cpu"), (path, "cpu")], "the end of the inn " * 20, Quick(8, 4, 1, ctx=32))
+    base, other = found.subjects
+    assert (base.backend, other.backend) == ("cpu", "compiled (native)")
+    assert (base.compile_s, other.file_bytes) == (None, path.stat().st_size)
+    assert other.compile_s
+    assert found.divergence is not None
+    assert (found.divergence.quantile(1), found.alike) == (0, found.written)
 
 
 def test_cuda_code_is_generated_where_no_gpu_is() -> None:

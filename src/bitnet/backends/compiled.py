@@ -24,6 +24,7 @@ class Library(TVM):
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path, self.sizes = path, manifest["model"]
+        self.name = f"compiled ({manifest.get('kernels', 'tvm')})"
         check_machine(path, manifest["target"], platform.machine(), _core.cpu_features())
         check_version(path, manifest["target"])
         try:

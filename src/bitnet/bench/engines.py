@@ -73,9 +73,9 @@ class Bitnet(Engine):
         self.facts = Facts(
             engine="bitnet",
             engine_version=build(),
-            backends="CPU" if ops.name == "cpu" else ops.name,
-            isa=isa(ops.name),
-            weights=packings(ops.name, model),
+            backends="CPU" if model.ops.name == "cpu" else model.ops.name,
+            isa=isa(model.ops.name),
+            weights=packings(model.ops.name, model),
             **described(checkpoint),
             type_kv=kv,
             head="screen" if screen_bytes(model) else "full",

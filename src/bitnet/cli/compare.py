@@ -115,6 +115,7 @@ def of_subject(subject: Subject) -> dict[str, Any]:
         "parameters": subject.parameters,
         "file_bytes": subject.file_bytes,
         "resident_bytes": subject.resident,
+        "compile_s": subject.compile_s,
         "load_s": subject.load_s,
         "tokens_per_s": subject.rates,
         "perplexity": None if quality is None else quality.value,

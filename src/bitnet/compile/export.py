@@ -111,7 +111,12 @@ def compile_model(
     doing(f"compiling for {target.name}")
     executable = build(module, target)
     doing("linking")
-    manifest = manifest_of(checkpoint, tokenizer, model, target, context, options.kv) | {"products": products}
+    manifest = manifest_of(checkpoint, tokenizer, model, target, context, options.kv)
+    manifest |= {
+        "kernels": options.kernels if ops.kernels.any_native else "tvm",
+        "products": products,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
     save(executable, target, json.dumps(manifest).encode(), path, native.path() if ops.kernels.any_native else None)
     seconds = time.perf_counter() - began
     return Compilation(path, target.name, target.features, context, products, path.stat().st_size, seconds)

@@ -19,6 +19,7 @@ from bitnet.bench.suite import Plan, rounds
 from bitnet.convert.verify import PROMPTS, alike_at_first, greedy
 from bitnet.evaluate.divergence import Divergence, divergence
 from bitnet.evaluate.perplexity import Perplexity, perplexity
+from bitnet.formats.compiled import CompiledFile
 from bitnet.models import Decoder
 from bitnet.models.load import Progress
 from bitnet.tokenizer import Tokenizer
@@ -28,13 +29,15 @@ WRITTEN = 64  # tokens that each model writes after each prompt
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One side. rates: tokens a second of each test, a list of repetitions. resident: bytes of weights in memory."""
+    """One side. rates: tokens a second of each test, a list of repetitions. resident: bytes of weights in memory.
+    compile_s: that a compiled model's library was made in."""
 
     path: Path
     backend: str
     parameters: int
     file_bytes: int
     resident: int | None
+    compile_s: float | None
     load_s: float | None
     rates: dict[str, list[float]]
     perplexity: Perplexity | None
@@ -54,6 +57,14 @@ class Comparison:
         """How many times faster the second is, the median of the pairs."""
         base, other = (subject.rates[test] for subject in self.subjects)
         return float(np.median([b / a for a, b in zip(base, other, strict=True)]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Loaded:
+    engine: Bitnet
+    tokenizer: Tokenizer
+    file_bytes: int
+    compile_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +95,12 @@ def compare(
     plan.check()
     with ExitStack() as stack:
         loaded = [load(path, backend, plan, options, stack, loading) for path, backend in sides]
-        (base, tokenizer), (other, other_tokenizer) = loaded
+        base, other = (each.engine for each in loaded)
+        tokenizer, other_tokenizer = (each.tokenizer for each in loaded)
         threads = use_threads("cpu", options.threads)
         samples = rounds([base, other], [(threads, test) for test in tests], plan, progress, progress)
         progress("reading the text")
-        quality = [quality_of(engine.model, each, text, options) for engine, each in loaded]
+        quality = [quality_of(each.engine.model, each.tokenizer, text, options) for each in loaded]
         distance = None
         if text and same_tokens(tokenizer, other_tokenizer, text):
             distance = divergence(other.model, base.model, tokenizer, tokenizer.encode(text), options.ctx, options.kv)
@@ -97,22 +109,21 @@ def compare(
         first, second = (
             Subject(
                 path,
-                backend,
-                engine.facts.model_n_params,
-                engine.facts.model_size,
-                engine.facts.resident_bytes,
-                engine.facts.load_s,
-                {test.name: [rate(test, each) for each in samples[engine, (threads, test)]] for test in tests},
+                each.engine.model.ops.name,
+                each.engine.facts.model_n_params,
+                each.file_bytes,
+                each.engine.facts.resident_bytes,
+                each.compile_s,
+                each.engine.facts.load_s,
+                {test.name: [rate(test, one) for one in samples[each.engine, (threads, test)]] for test in tests},
                 found,
             )
-            for (path, backend), (engine, _), found in zip(sides, loaded, quality, strict=True)
+            for (path, _), each, found in zip(sides, loaded, quality, strict=True)
         )
     return Comparison((first, second), distance, alike, written)
 
 
-def load(
-    path: Path, backend: str, plan: Plan, options: Options, stack: ExitStack, loading: Progress
-) -> tuple[Bitnet, Tokenizer]:
+def load(path: Path, backend: str, plan: Plan, options: Options, stack: ExitStack, loading: Progress) -> Loaded:
     with bitnet.formats.open(path) as checkpoint:
         engine = Bitnet(
             checkpoint,
@@ -125,7 +136,10 @@ def load(
             progress=loading,
         )
         stack.enter_context(closing(engine))
-        return engine, Tokenizer.from_checkpoint(checkpoint)
+        tokenizer = Tokenizer.from_checkpoint(checkpoint)
+        if isinstance(checkpoint, CompiledFile):
+            return Loaded(engine, tokenizer, path.stat().st_size, checkpoint.compile_s)
+        return Loaded(engine, tokenizer, engine.facts.model_size, None)
 
 
 def rate(test: Test, sample: Sample) -> float:

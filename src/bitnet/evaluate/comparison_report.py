@@ -35,6 +35,8 @@ def rows(found: Comparison) -> Iterator[Row]:
     yield pair("file", base, other, lambda s: s.file_bytes, mebibytes)
     if base.resident and other.resident:
         yield pair("weights in memory", base, other, lambda s: s.resident, mebibytes)
+    if base.compile_s or other.compile_s:
+        yield "compiled in", *(f"{s.compile_s:.1f} s" if s.compile_s else "" for s in found.subjects), ""
     if base.load_s and other.load_s:
         yield pair("load", base, other, lambda s: s.load_s, lambda seconds: f"{seconds:.2f} s")
     for test in base.rates:

@@ -32,6 +32,12 @@ class CompiledFile(Checkpoint):
         self.path, self.manifest = path, manifest
         self.architecture, self.metadata = str(manifest["architecture"]), manifest["metadata"]
 
+    @property
+    def compile_s(self) -> float | None:
+        """Seconds that making the library took, up to linking."""
+        seconds = self.manifest.get("seconds")
+        return float(seconds) if isinstance(seconds, int | float) else None
+
     def tensors(self) -> Mapping[str, TensorInfo]:
         return {
             name: TensorInfo(name, tuple(shape), dtype, nbytes)
