@@ -80,6 +80,7 @@ class EmulatedGPU(Device):
         ctypes.memmove(values.ctypes.data, address, values.nbytes)
 
     def clear(self, address: int, nbytes: int) -> None:
+        assert self._recording is None, "every replay of a graph would clear this memory again"
         ctypes.memset(address, 0, nbytes)
 
     def launch(self, kernel: AnyKernel, grid: Grid, values: Sequence[Any], shared: int = 0) -> None:
@@ -112,6 +113,12 @@ class EmulatedGPU(Device):
         finally:
             self._recording = None
         return lambda: [call() for call in recorded] and None
+
+    def poison_free(self) -> None:
+        """What is kept for others to take, as if they had taken it."""
+        for size, addresses in self.kept._free.items():
+            for address in addresses:
+                ctypes.memset(address, POISON, size)
 
     def poison(self, array: gpu.Array) -> None:
         ctypes.memset(array.address, POISON, array.nbytes)

@@ -26,6 +26,7 @@ from bitnet.errors import BitNetError, DeviceError, ParameterError, ResourceErro
 
 real = pytest.importorskip("cuda.bindings.driver")
 SUCCESS = real.CUresult.CUDA_SUCCESS
+version_of = compiler.installed
 HANDLE, STREAM = 7, 11
 
 
@@ -369,6 +370,16 @@ def test_what_is_kept_belongs_to_its_source_and_its_card() -> None:
     other = TritonKernel("dense_gemm", ("i32",), (("A", 2),))
     keys |= {compiler.triton_key(each, arch) for each in (kernel, other) for arch in (80, 90)}
     assert len(keys) == 8
+
+
+@pytest.mark.parametrize("package", ["cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"])
+def test_what_is_kept_belongs_to_its_compiler(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """Who takes an older one for an older driver would else be given what this driver has refused."""
+    before = compiler.cuda_key("rows.cu", 90)
+    compiler.cuda_key.cache_clear()
+    monkeypatch.setattr(compiler, "installed", lambda name: "0" if name == package else version_of(name))
+    assert compiler.cuda_key("rows.cu", 90) != before
+    compiler.cuda_key.cache_clear()
 
 
 def test_a_source_that_does_not_compile_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

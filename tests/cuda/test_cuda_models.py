@@ -145,6 +145,19 @@ def test_a_graph_does_not_disturb_what_is_computed_beside_it(ops: CUDA) -> None:
     np.testing.assert_array_equal(held.numpy(), bits)
 
 
+def test_a_graph_outlives_a_larger_cache() -> None:
+    """Which brings longer tables of angles: what becomes of the old ones must not reach the graph that has them."""
+    gpu = EmulatedGPU()
+    model = tiny.load(tiny.Synthetic(tiny.BITNET), CUDA(gpu))
+    run, first = model.ops.compile(model, tiny.new_cache(model, 16)), Step.whole([7], want=[0])
+    second = Step(first.ids + 40, first.positions + 1, first.starts, first.want, first.block_tables)
+    run(first)
+    before = run(second)
+    model.ops.compile(model, tiny.new_cache(model, 160))(first)
+    gpu.poison_free()
+    np.testing.assert_array_equal(run(second), before)
+
+
 def test_equal_logits_beyond_the_room_come_whole(ops: CUDA) -> None:
     model = tiny.load(tiny.Synthetic(tiny.BITNET | {"vocab_size": 600}), ops)
     model.weights["lm_head"] = ops.put(DenseTensor(np.zeros((600, 64), np.float32)))  # type: ignore[index]

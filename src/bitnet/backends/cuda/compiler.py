@@ -82,7 +82,9 @@ def cache_folder() -> Path:
 @cache
 def cuda_key(source: str, arch: int) -> str:
     names = [source, *(path.name for path in sorted(FOLDER.glob("*.cuh")))]
-    return digest(*((FOLDER / name).read_bytes() for name in names), target(arch), *FLAGS)
+    # What an older driver does not take is compiled again by the older compiler that is installed for it.
+    compilers = [installed(name) for name in ("cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")]
+    return digest(*((FOLDER / name).read_bytes() for name in names), target(arch), *FLAGS, *compilers)
 
 
 @cache

@@ -6,7 +6,7 @@ it up write into the cache's spare block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +78,7 @@ class Graph:
         self.step = DeviceStep(ids, positions, None, tables, device.put(rows[:-1]), rows, blocks * BLOCK_SIZE)
         self._replay: Callable[[], None] | None = None
         self._results: tuple[Array | Scored, Array] | None = None
+        self._held: Sequence[Any] = ()  # a larger cache brings longer tables of angles: this graph has the old ones
 
     def run(self, step: Step) -> tuple[Array | Scored, Array]:
         """Logits, and the largest of them."""
@@ -87,6 +88,7 @@ class Graph:
                 self._compute()  # compiles, and makes what is not to be captured
                 self._results = None
                 self._replay = self.steps.ops.device.capture(self._compute)
+            self._held = self.steps.ops.held()
             assert self._results is not None
         self._replay()
         return self._results

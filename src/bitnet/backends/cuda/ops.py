@@ -323,7 +323,7 @@ class CUDA(Ops):
         along = tiles.count(columns, tiles.COLUMNS)
         down = sum(tiles.count(weight.shape[0], tiles.ROWS) for weight in weights)
         splits = 1 if group else max(1, min(2 * self.device.processors // down, along // 8))
-        workspace, counters = self._splitting(down) if splits > 1 else (None, None)
+        workspace, counters = self._splitting() if splits > 1 else (None, None)
 
         def after(array: Array, row: int) -> int:
             return array.address + first * row
@@ -344,11 +344,17 @@ class CUDA(Ops):
             shared=gemv_shared(count, columns, group, codes is None),
         )
 
-    def _splitting(self, down: int) -> tuple[Array, Array]:
-        """Zeros that the kernel leaves as zeros; grown before a graph is captured, by the run before it."""
-        if self._room is None or len(self._room[1]) < down:
-            self._room = self.device.zeros((down, CELLS), np.int32), self.device.zeros((down,), np.int32)
+    def _splitting(self) -> tuple[Array, Array]:
+        """Zeros that the kernel leaves as zeros. Columns are split where there are fewer rows of tiles than processors,
+        so that this never grows: graphs have its address."""
+        if self._room is None:
+            rows = self.device.processors
+            self._room = self.device.zeros((rows, CELLS), np.int32), self.device.zeros((rows,), np.int32)
         return self._room
+
+    def held(self) -> Sequence[Any]:
+        """What a graph that is captured now reads beside its own memory, the weights and the cache."""
+        return [self._room, *self._angles.values()]
 
     def _gemm(self, x: tuple[Array, Array, Array], weight: TernaryMatrix, out: Array, residual: Array | None) -> None:
         codes, multipliers, _ = x
