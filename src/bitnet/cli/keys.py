@@ -6,21 +6,27 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 Wait = Callable[[float], str]
 
 
+class Suspended(Exception):
+    """Ctrl-Z was pressed: who has cleaned up calls suspend()."""
+
+
 @contextmanager
 def keys() -> Iterator[Wait]:
-    """Within it `wait(seconds)` gives what is typed meanwhile, "" for nothing."""
-    with ending():
+    """Within it `wait(seconds)` gives what is typed meanwhile, "" for nothing.
+
+    Signals that end or stop a process are noted and raised by `wait` alone, as KeyboardInterrupt, SystemExit or
+    Suspended: never in the midst of something, where they might be lost.
+    """
+    with noted() as came:
         if not sys.stdin.isatty() or os.name != "posix":
-            yield sleep
+            yield lambda seconds: heeding(came, sleep, seconds)
             return
         import termios
         import tty
@@ -29,7 +35,7 @@ def keys() -> Iterator[Wait]:
         before = termios.tcgetattr(terminal)
         try:
             tty.setcbreak(terminal)
-            yield lambda seconds: typed(terminal, seconds)
+            yield lambda seconds: heeding(came, lambda s: typed(terminal, s), seconds)
         finally:
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
@@ -48,36 +54,30 @@ def sleep(seconds: float) -> str:
     return ""
 
 
+def heeding(came: list[int], wait: Wait, seconds: float) -> str:
+    found = "" if came else wait(seconds)
+    if not came:
+        return found
+    number = came.pop(0)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Suspended if number == getattr(signal, "SIGTSTP", None) else SystemExit(128 + number)
+
+
 @contextmanager
-def suspending() -> Iterator[threading.Event]:
-    """Within it Ctrl-Z sets the event and does nothing else: who sees it cleans up and calls suspend()."""
-    asked = threading.Event()
-    if not hasattr(signal, "SIGTSTP"):
-        yield asked
-        return
-    before = signal.signal(signal.SIGTSTP, lambda number, frame: asked.set())
+def noted() -> Iterator[list[int]]:
+    """The signals that came, the first first."""
+    came: list[int] = []
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGTSTP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
     try:
-        yield asked
+        yield came
     finally:
-        signal.signal(signal.SIGTSTP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def suspend() -> None:
     """Hands the terminal to the shell; returns when the process is brought back, as by `fg`."""
     os.kill(os.getpid(), signal.SIGSTOP)
-
-
-@contextmanager
-def ending() -> Iterator[None]:
-    """Signals that would end the process at once let it clean up first."""
-
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, leave) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitnet.cli.keys import keys, suspend, suspending
+from bitnet.cli.keys import Suspended, keys, suspend
 from bitnet.cli.options import AsJson
 from bitnet.errors import ParameterError
 
@@ -74,7 +74,7 @@ def print_on(watch: Watch, interval: float) -> None:
 
 
 def follow(watch: Watch, interval: float) -> None:
-    """Until somebody presses q or Ctrl-C, also while a server is slow to answer."""
+    """Until somebody presses q or Ctrl-C, also while a server is slow to answer. Ctrl-Z suspends it."""
     from rich.live import Live
 
     from bitnet.monitor.screen import Screen
@@ -86,11 +86,10 @@ def follow(watch: Watch, interval: float) -> None:
             watch.ask()
             left.wait(interval)
 
-    def look(suspended: threading.Event) -> None:
-        """Until q or Ctrl-Z."""
+    def look() -> None:
         shown = None
         with keys() as wait, Live(screen=True, auto_refresh=False) as live:
-            while not suspended.is_set() and "q" not in wait(BLINK).lower():
+            while "q" not in wait(BLINK).lower():
                 state, size = watch.state, live.console.size
                 if (state, size) != shown:
                     live.update(Screen(state, watch.url, size.height), refresh=True)
@@ -98,12 +97,11 @@ def follow(watch: Watch, interval: float) -> None:
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        with suspending() as suspended:
-            look(suspended)
-            while suspended.is_set():
+        while True:
+            try:
+                return look()
+            except Suspended:
                 suspend()
-                suspended.clear()
-                look(suspended)
     except KeyboardInterrupt:
         pass
     finally:
