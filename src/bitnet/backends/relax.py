@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import tvm
+import tvm_ffi
 from numpy.typing import NDArray
 from tvm import relax, tirx
 
@@ -27,6 +28,7 @@ from bitnet.tensorir import native, rows
 from bitnet.tensorir.attention import CACHE_TYPES, cache_shape
 from bitnet.tensorir.targets import Target
 
+ALIGNMENT = 64  # bytes, of arguments
 DECODE, STEP, NEW_CACHE = "decode", "step", "new_cache"
 
 
@@ -186,8 +188,17 @@ class Compiled:
         want = step.want if len(step.want) else np.zeros(1, np.int32)  # a row is computed in any case
         run = self._decode if len(step.ids) == 1 and len(want) == 1 else self._step
         inputs = (step.ids, step.positions, sequences, want, step.block_tables)
-        logits: NDArray[np.float32] = run(*map(tensor, inputs), self._cache.pages).numpy()
+        logits = cast(NDArray[np.float32], np.from_dlpack(run(*map(argument, inputs), self._cache.pages)))
         return logits[: len(step.want)]
+
+
+def argument(values: Ints) -> Any:
+    """A tensor of TVM on a copy that lies as TVM wants it. tvm.runtime.tensor takes twenty times as long."""
+    room = np.empty(values.size + ALIGNMENT // 4, np.int32)
+    start = -room.__array_interface__["data"][0] % ALIGNMENT // 4
+    place = room[start : start + values.size].reshape(values.shape)
+    place[...] = values
+    return tvm_ffi.from_dlpack(place)
 
 
 _threads = 0  # that TVM was told to use

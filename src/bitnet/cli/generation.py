@@ -114,12 +114,13 @@ def shown(rate: float | None) -> str:
 
 
 def machine(model: BitNet) -> tuple[str, int]:
-    """The instruction set and the number of threads that the model runs on."""
-    if model.llm.model.ops.name != "cpu":
-        return model.llm.model.ops.name, 1
+    """The instruction set, or else the backend, and the number of threads that the model runs on."""
+    name = model.llm.model.ops.name
+    if not name.startswith(("cpu", "tvm", "compiled")):
+        return name, 1
     import bitnet._core as _core
 
-    return _core.isa(), _core.threads()
+    return _core.isa() if name == "cpu" else name, _core.threads()
 
 
 def peak_rss() -> int:
