@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from bitnet.backends.cuda.graphs import Steps
 from emulated_gpu import EmulatedGPU
 
 from bitnet import backends
 from bitnet.backends.base import BLOCK_SIZE, Ops, Step, TopLogits
 from bitnet.backends.cuda import CUDA
+from bitnet.backends.cuda.graphs import Steps
 from bitnet.engine import LLM, EngineConfig, SamplingParams
 from bitnet.models import Decoder
 from bitnet.quant.tensor import DenseTensor
