@@ -282,31 +282,43 @@ def transformers_beside(section: Section, sizes: Sizes) -> None:
     }
     config = transformers.BitNetConfig(**shape, num_key_value_heads=c.num_key_value_heads, max_position_embeddings=4096)
     ids = torch.ones((1, 64), dtype=torch.long, device="cuda")
-    for kind in section.each(("dense, eager", "dense, static cache and graphs", "BitNet, eager")):
-        with torch.device("cuda"):
-            model = transformers.BitNetForCausalLM(config).to(torch.bfloat16).eval()
-        if kind.startswith("BitNet"):
-            from transformers.integrations.bitnet import replace_with_bitnet_linear
-
-            quantization = transformers.BitNetQuantConfig()
-            model = replace_with_bitnet_linear(model, ["lm_head"], quantization_config=quantization).to("cuda")
-        options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        if "static" in kind:
-            options["cache_implementation"] = "static"
-            model.forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
-
-        def generate(count: int, model: Any = model, options: dict[str, Any] = options) -> float:
-            torch.cuda.synchronize()
-            begun = time.perf_counter()
-            model.generate(ids, max_new_tokens=count, min_new_tokens=count, **options)
-            torch.cuda.synchronize()
-            return time.perf_counter() - begun
-
-        with torch.inference_mode():
-            generate(8)
-            section.results[kind] = {"tok/s": 64 / (generate(72) - generate(8))}
-        del model
+    # The one that is compiled last: it takes longest, and is the likeliest to fail.
+    for kind in section.each(("dense, eager", "BitNet, eager", "dense, static cache and graphs")):
+        try:
+            section.results[kind] = {"tok/s": generating(config, kind, ids)}
+        except Exception as error:
+            section.results[kind] = "".join(traceback.format_exception_only(error)).strip()
         torch.cuda.empty_cache()
+
+
+def generating(config: Any, kind: str, ids: Any) -> float:
+    """Tokens a second of transformers' generate, without the prompt."""
+    import torch
+    import transformers
+
+    with torch.device("cuda"):
+        model = transformers.BitNetForCausalLM(config).to(torch.bfloat16).eval()
+    if kind.startswith("BitNet"):
+        from transformers.integrations.bitnet import replace_with_bitnet_linear
+
+        quantization = transformers.BitNetQuantConfig()
+        model = replace_with_bitnet_linear(model, ["lm_head"], quantization_config=quantization).to("cuda")
+    options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    if "static" in kind:
+        options["cache_implementation"] = "static"
+        model.forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
+
+    def generate(count: int) -> float:
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        model.generate(ids, max_new_tokens=count, min_new_tokens=count, **options)
+        torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    with torch.inference_mode():
+        for count in (72, 8, 72, 8):  # a static cache of either length is compiled for, and the graphs are captured
+            generate(count)
+        return 64 / (min(generate(72) for _ in range(2)) - min(generate(8) for _ in range(2)))
 
 
 def table(found: dict[str, Any]) -> str:

@@ -93,6 +93,8 @@ class EmulatedGPU(Device):
     def _launch(self, kernel: AnyKernel, grid: Grid, values: Sequence[Any], shared: int) -> None:
         self.launches.append(kernel.name)
         if isinstance(kernel, TritonKernel):
+            for kind, value in zip(kernel.types, values, strict=True):
+                assert value % 16 == 0 or not (kind[0] == "*" or kind.endswith(":16")), f"{kernel.name}: {kind} {value}"
             interpret(kernel, grid, values)
             return
         assert shared <= MOST_SHARED

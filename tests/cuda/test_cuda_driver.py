@@ -7,6 +7,7 @@ import gc
 import re
 import sys
 import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,8 @@ class SoftwareDriver:
         self.fail: dict[str, Any] = {}
         self.kernels: dict[int, AnyKernel] = {}
         self.contexts: set[int] = set()
+        self.late = False  # whether copies to the card wait until the stream is waited for
+        self.copies: list[tuple[int, int, int]] = []
         for name in ("CUresult", "CUdevice_attribute", "CUfunction_attribute", "CUstream_flags", "CUstreamCaptureMode"):
             setattr(self, name, getattr(real, name))
 
@@ -100,7 +103,10 @@ class SoftwareDriver:
 
     def cuMemcpyHtoDAsync(self, to: int, source: int, nbytes: int, stream: int) -> tuple[()]:
         assert stream == STREAM and self.gpu._recording is None
-        ctypes.memmove(to, source, nbytes)
+        if self.late:
+            self.copies.append((to, source, nbytes))
+        else:
+            ctypes.memmove(to, source, nbytes)
         return ()
 
     def cuMemcpyDtoHAsync(self, to: int, source: int, nbytes: int, stream: int) -> tuple[()]:
@@ -115,6 +121,8 @@ class SoftwareDriver:
 
     def cuStreamSynchronize(self, stream: int) -> tuple[()]:
         assert self.gpu._recording is None
+        while self.copies:
+            ctypes.memmove(*self.copies.pop(0))
         return ()
 
     def cuModuleLoadData(self, image: bytes) -> bytes:
@@ -253,6 +261,18 @@ def test_what_a_model_had_is_free_again(compiled: None) -> None:
     gc.collect()
     assert api.gpu.free_bytes() == before
     assert api.calls.count("cuGraphExecDestroy") == 1
+
+
+def test_what_is_written_is_kept_until_it_was_read() -> None:
+    """A card that reads the host's pages may do it late; weights are waited for one by one."""
+    api = SoftwareDriver()
+    gpu, api.late = DriverGPU(api=api), True
+    arrays = [gpu.put(np.full(size, size, np.float32)) for size in (1 << 19, 1000)]
+    assert [nbytes for _, _, nbytes in api.copies] == [each.nbytes for each in gpu._sent] == [4000]
+    source = weakref.ref(gpu._sent[0])
+    for array, size in zip(arrays, (1 << 19, 1000), strict=True):
+        np.testing.assert_array_equal(array.numpy(), np.full(size, size, np.float32))
+    assert source() is None
 
 
 def test_time_is_taken_on_the_device(compiled: None) -> None:

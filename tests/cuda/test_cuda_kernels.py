@@ -14,6 +14,7 @@ from bitnet import backends
 from bitnet.backends.cuda import CUDA, tiles
 from bitnet.backends.cuda.ops import few_rows, gemm_shape
 from bitnet.backends.cuda.values import Prepared
+from bitnet.errors import ResourceError
 from bitnet.quant.rules import quantize_activations
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
 
@@ -252,3 +253,15 @@ def test_the_largest_logits_are_found(ops: CUDA, top: int) -> None:
         expected = np.flatnonzero(row >= np.sort(row)[-count])
         np.testing.assert_array_equal(np.sort(ids), expected)
         np.testing.assert_array_equal(entry[1001 : 1001 + entry[0]].view(np.float32), row[ids])
+
+
+def test_memory_of_other_sizes_is_given_back_before_it_runs_out() -> None:
+    """Prompts leave pieces of every length behind."""
+    gpu = EmulatedGPU(memory=1 << 20)
+    for size in range(20_000, 200_000, 20_000):
+        gpu.empty((size,)).write(np.zeros(size, np.float32))
+    kept = gpu.empty((100_000,))
+    with pytest.raises(ResourceError, match="full"):
+        gpu.empty((200_000,))
+    del kept
+    gpu.empty((200_000,))

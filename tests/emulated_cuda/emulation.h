@@ -2,7 +2,6 @@
 // block or its warp. Shared memory is poisoned before each block. Blocks run one after the other.
 #pragma once
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -235,21 +234,31 @@ inline unsigned short float_to_half(float x) {
   return sign | static_cast<unsigned short>(units < 1024 ? units : (exponent + 14) * 1024 + units);
 }
 
-// One lane's part of PTX's matrix fragments: what common.cuh says of them, row by row and column by column.
+// PTX ISA 9.2, 9.7.14.5, "Matrix Fragments for mma.m16n8k32" (.u8/.s8, .s32). A lane has, with group = lane / 4 and
+// member = lane % 4, element i of a fragment in byte i % 4 of its register i / 4 (of C: in register i) at
+//   A (a0 .. a15)  row group for i < 4 or 8 <= i < 12, else group + 8;  k 4 member + i % 4, and 16 more for i >= 8
+//   B (b0 .. b7)   k 4 member + i % 4, and 16 more for i >= 4;  column group
+//   C (c0 .. c3)   row group for i < 2, else group + 8;  column 2 member + i % 2
+// Every lane puts its elements into the matrices, which are then multiplied as matrices are.
 template <class A>
 void emulated_mma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
   using namespace emulation;
-  std::array<unsigned, 6> mine = {a0, a1, a2, a3, b0, b1};
-  show(mine);
-  int lane = current % 32;
+  static int of_warps[kMost / kLanes][(16 + 8) * 32];
+  int *a = of_warps[current / kLanes], *b = a + 16 * 32;  // (16, 32) and, by columns, (8, 32)
+  int group = current % kLanes / 4, member = current % 4;
+  unsigned registers[] = {a0, a1, a2, a3}, others[] = {b0, b1};
+  for (int i = 0; i < 16; ++i) {
+    int row = i < 4 || (8 <= i && i < 12) ? group : group + 8, k = 4 * member + i % 4 + (i < 8 ? 0 : 16);
+    a[row * 32 + k] = static_cast<A>(registers[i / 4] >> 8 * (i % 4));
+  }
+  for (int i = 0; i < 8; ++i) {
+    int k = 4 * member + i % 4 + (i < 4 ? 0 : 16);
+    b[group * 32 + k] = static_cast<int8_t>(others[i / 4] >> 8 * (i % 4));
+  }
+  seen();
   for (int i = 0; i < 4; ++i) {
-    int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-    for (int k = 0; k < 32; ++k) {
-      auto& of_a = of_lane<std::array<unsigned, 6>>(row % 8 * 4 + k % 16 / 4);
-      auto& of_b = of_lane<std::array<unsigned, 6>>(column * 4 + k % 16 / 4);
-      unsigned a = of_a[row / 8 + k / 16 * 2] >> 8 * (k % 4), b = of_b[4 + k / 16] >> 8 * (k % 4);
-      c[i] += int(static_cast<A>(a)) * int(static_cast<int8_t>(b));
-    }
+    int row = i < 2 ? group : group + 8, column = 2 * member + i % 2;
+    for (int k = 0; k < 32; ++k) c[i] += a[row * 32 + k] * b[column * 32 + k];
   }
   seen();
 }

@@ -183,5 +183,9 @@ def compile_triton(kernel: TritonKernel, arch: int) -> Program:
         raise BitNetError(f"Triton cannot compile {kernel.name} for {target(arch)}: {error}") from error
     if getattr(made.metadata, "global_scratch_size", 0):
         raise BitNetError(f"Triton wants memory of its own for {kernel.name}; that is not supported.")
-    parameters = len(re.findall(r"\.param\s", made.asm["ptx"].partition("{")[0]))
+    entry = made.asm["ptx"].partition(".entry")[2]
+    parameters = len(re.findall(r"\.param\s", entry.partition("{")[0]))
+    threads = re.search(r"\.reqntid\s+(\d+)", entry)
+    if parameters < len(kernel.types) or not threads or int(threads[1]) != 32 * kernel.warps:
+        raise BitNetError(f"Triton {triton.__version__} made a program of {kernel.name} that cannot be launched.")
     return Program(made.asm["cubin"], made.metadata.name, made.metadata.shared, parameters)

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet.errors import ResourceError
+
 FOLDER = Path(__file__).parent / "kernels"
 SOURCES = ("attention.cu", "gemv.cu", "rows.cu", "screen.cu", "select.cu")
 THREADS = 256  # of a block, as common.cuh has it
@@ -124,6 +126,11 @@ class Device(ABC):
         finally:
             del self._chosen.pool
 
+    def trim(self) -> None:
+        """Gives back what nobody has now; but not what graphs, which have pools of their own, will use again."""
+        self.kept.trim()
+        self._passing.trim()
+
     def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
         """For a value that passes: it is gone before the step ends, or soon after."""
         return getattr(self._chosen, "pool", self._passing).empty(shape, dtype)
@@ -201,9 +208,19 @@ class Pool:
         free = self._free.setdefault(size, [])
         if free:
             return free.pop()
-        address = self.device.allocate(size)
+        try:
+            address = self.device.allocate(size)
+        except ResourceError:  # others' pieces, of sizes that nobody may ask for again
+            self.device.trim()
+            address = self.device.allocate(size)
         self._sizes[address] = size
         return address
+
+    def trim(self) -> None:
+        """What is free goes back to the driver."""
+        for free in self._free.values():
+            while free:
+                self._release(free.pop())
 
     def give(self, address: int) -> None:
         size = self._sizes[address]
@@ -215,9 +232,7 @@ class Pool:
     def __del__(self) -> None:
         """Everything back to the driver, also what comes later: the collector ends things in any order."""
         self._ended = True
-        for free in self._free.values():
-            while free:
-                self._release(free.pop())
+        self.trim()
 
     def _release(self, address: int) -> None:
         if not sys.is_finalizing():  # the driver may be gone, and with the process everything else

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bitnet.backends.cuda.arguments import letters, packed
 from bitnet.backends.cuda.compiler import INSTALL, Program, compile_kernel
-from bitnet.backends.cuda.device import THREADS, AnyKernel, Device, Grid, TritonKernel
+from bitnet.backends.cuda.device import LARGE, THREADS, AnyKernel, Device, Grid, TritonKernel
 from bitnet.errors import DeviceError, ResourceError
 
 LEAST_ARCH = 80  # Triton's integer and TF32 products begin there
@@ -39,6 +39,7 @@ class DriverGPU(Device):
         self._here = threading.local()
         self._functions: dict[AnyKernel, tuple[Any, Program]] = {}
         self._modules: dict[str, Any] = {}
+        self._sent: list[NDArray[Any]] = []
         try:
             self._check("cuInit", 0)
         except RuntimeError as error:  # libcuda is not there
@@ -117,10 +118,15 @@ class DriverGPU(Device):
         return int(free)
 
     def write(self, address: int, values: NDArray[Any]) -> None:
-        """From memory that is not pinned: the driver has its copy when this returns."""
+        """From memory that is not pinned the driver takes a copy first; but not where the card reads the host's pages
+        itself (HMM, ATS): "for all other transfers, the function should be fully asynchronous" (CUDA Driver API, "API
+        synchronization behavior"). So what is read stays until the stream has been waited for."""
         if values.nbytes:
             self._enter()
+            self._sent.append(values)
             self._check("cuMemcpyHtoDAsync", address, values.ctypes.data, values.nbytes, self.stream)
+            if values.nbytes >= LARGE:  # weights: not all of them at once
+                self.wait()
 
     def read(self, address: int, values: NDArray[Any]) -> None:
         if values.nbytes:
@@ -134,7 +140,9 @@ class DriverGPU(Device):
 
     def wait(self) -> None:
         self._enter()
+        sent, self._sent = self._sent, []
         self._check("cuStreamSynchronize", self.stream)
+        sent.clear()
 
     def seconds(self, work: Callable[[], object]) -> float:
         self._enter()

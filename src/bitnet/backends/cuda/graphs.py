@@ -70,11 +70,12 @@ class Graph:
     def __init__(self, steps: Steps, sequences: int, blocks: int) -> None:
         self.steps, self.sequences, self.blocks = steps, sequences, blocks
         device = steps.ops.device
-        self.numbers = np.zeros(sequences * (3 + blocks), np.int32)  # ids, positions, tops, tables
+        self.width = max(4, sequences)  # Triton is promised addresses that are multiples of 16
+        self.numbers = np.zeros(3 * self.width + sequences * blocks, np.int32)  # ids, positions, tops, tables
         self.input = device.put(self.numbers)
-        ids, positions, self.tops = (self.input.part(i * sequences, (sequences,)) for i in range(3))
+        ids, positions, self.tops = (self.input.part(i * self.width, (sequences,)) for i in range(3))
         rows = np.arange(sequences + 1, dtype=np.int32)
-        tables = self.input.part(3 * sequences, (sequences, blocks))
+        tables = self.input.part(3 * self.width, (sequences, blocks))
         self.step = DeviceStep(ids, positions, None, tables, device.put(rows[:-1]), rows, blocks * BLOCK_SIZE)
         self._replay: Callable[[], None] | None = None
         self._results: tuple[Array | Scored, Array] | None = None
@@ -99,11 +100,11 @@ class Graph:
         self._results = logits, ops.select(logits, self.tops, ROOM)
 
     def _fill(self, step: Step) -> None:
-        count, (ids, positions, tops) = len(step.ids), self.numbers[: 3 * self.sequences].reshape(3, -1)
+        count, (ids, positions, tops) = len(step.ids), self.numbers[: 3 * self.width].reshape(3, -1)
         ids[:count], positions[:count] = step.ids, step.positions
         tops[:count] = np.maximum(step.tops, 1)
         ids[count:], positions[count:], tops[count:] = 0, 0, 1
-        tables = self.numbers[3 * self.sequences :].reshape(self.sequences, self.blocks)
+        tables = self.numbers[3 * self.width :].reshape(self.sequences, self.blocks)
         tables[:] = self.steps.cache.spare
         tables[:count, : step.block_tables.shape[1]] = step.block_tables
         self.input.write(self.numbers)

@@ -255,7 +255,8 @@ class CUDA(Ops):
         return self.array(self.linear(x, weight)[0])
 
     def add_screen(self, weight: Matrix) -> None:
-        if isinstance(weight, DenseMatrix) and weight.shape[1] <= tiles.MOST_COLUMNS // 2 and not weight.screen:
+        fits = gemv_shared(FEW, weight.shape[1], 0, False) <= SMALL_SHARED  # more than bound_logits wants
+        if isinstance(weight, DenseMatrix) and fits and not weight.screen:
             weight.screen = make_screen(self, weight)
 
     def select(self, logits: Array | Scored, tops: Array, room: int) -> Array:

@@ -28,7 +28,10 @@ __device__ inline int warp_index() { return threadIdx.x / 32; }
 __device__ inline int minimum(int a, int b) { return a < b ? a : b; }
 
 #ifdef BITNET_EMULATED
-inline Words load_once(const void* from) { return *static_cast<const Words*>(from); }
+inline Words load_once(const void* from) {
+  if (reinterpret_cast<size_t>(from) % 16) emulation::fail("a load of 16 bytes at an address that is no multiple");
+  return *static_cast<const Words*>(from);
+}
 #else
 // Weights are read once: they pass the first cache by.
 __device__ inline Words load_once(const void* from) {

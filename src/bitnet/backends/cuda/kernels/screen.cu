@@ -6,8 +6,9 @@
 
 constexpr int kLines = 16;
 constexpr int kLineTile = kLines * kColumns;
-// Of |w| |x|: what the float head's own rounding, and that of the bounds, may come to.
-constexpr float kSlack = 1.0f / (1 << 17);
+// Of |w| |x|, for each column: what the float head's own rounding, and that of the bounds, may come to. A matrix unit
+// cuts its sums off at 24 bits, twice for every 8 columns, and always towards zero.
+constexpr float kSlack = 1.0f / (1 << 23);
 
 enum Dense { kF32, kF16, kBF16 };
 
@@ -100,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     const float* w = of_head + 3 * size_t(row);
     float size = of_x[2 * token], error = of_x[2 * token + 1];
     float logit = float(sum[i]) * (w[0] / multipliers[token]);
-    float bound = w[2] * size + w[1] * error + kSlack * ((w[1] + w[2]) * (size + error));
+    float bound = w[2] * size + w[1] * error + kSlack * float(padded) * ((w[1] + w[2]) * (size + error));
     least[size_t(token) * rows + row] = logit - bound;
     most[size_t(token) * rows + row] = logit + bound;
   }
