@@ -178,9 +178,13 @@ def test_positions_without_a_block_are_refused(ops: CUDA) -> None:
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "int8"])
 @pytest.mark.parametrize("window", [0, 20, 130])
-@pytest.mark.parametrize("chunk", [1, 150])
-def test_attention_over_a_paged_cache(ops: CUDA, dtype: str, window: int, chunk: int) -> None:
-    """Over several splits, with keys and values shared by heads whose number is no power of two."""
+@pytest.mark.parametrize("chunk, rows", [(1, 1000), (150, 1000), (150, 40)])
+def test_attention_over_a_paged_cache(
+    ops: CUDA, monkeypatch: pytest.MonkeyPatch, dtype: str, window: int, chunk: int, rows: int
+) -> None:
+    """Over several splits, with keys and values shared by heads whose number is no power of two; of `rows` rows at
+    once."""
+    monkeypatch.setattr("bitnet.backends.cuda.ops.PARTS", rows * 4 * 6 * 20)
     random = np.random.default_rng(chunk)
     lengths, heads, kv_heads, head_dim = [270, 9], 6, 2, 20
     blocks = [-(-length // BLOCK_SIZE) for length in lengths]

@@ -32,6 +32,7 @@ TOGETHER = 3  # matrices in a launch of ternary_gemv
 CELLS = tiles.ROWS * FEW
 DENSE_ROWS, DENSE_TOKENS = 128, 32  # of a program of dense_gemm; at least FEW tokens
 WIDTH = 128  # positions of a split of attention
+PARTS = 256 << 20  # bytes of a step's splits, about: a long prompt has many, and the cache has taken most of the memory
 QUERIES = 64  # rows and heads of a program of attention
 MOST_HEAD_DIM = 256
 SMALL_SHARED = 98 << 10  # bytes of shared memory that any card has for a block, and a kernel's own beside them
@@ -185,19 +186,21 @@ class CUDA(Ops):
         group = heads // cache.kv_heads
         wide = 1 << (group - 1).bit_length()
         queries, splits = max(QUERIES, wide), tiles.count(at.longest, WIDTH)
-        parts = self.device.empty((tokens, heads, splits, head_dim))
         largest, weights = (self.device.empty((tokens, heads, splits)) for _ in range(2))
         kernel = attention_kernel(cache.dtype, group, head_dim, queries, self.device.arch)
-        runs, tables = at.queries(queries // wide), at.block_tables
-        keys, values, key_scales, value_scales = cache.of_layer(layer)
-        places = [query, keys, values, key_scales, value_scales, runs, at.positions, tables]
-        sizes = [tables.shape[1], cache.slots, heads, splits, head_dim**-0.5, window]
-        arguments = [address(value) for value in (*places, *sizes, parts, largest, weights, head_dim)]
-        self.device.launch(kernel, (len(runs), cache.kv_heads, splits), arguments)
-        out = self.device.empty(query.shape)
-        self.run(
-            "join_splits", tokens, parts, largest, weights, at.positions, window, WIDTH, heads, splits, head_dim, out
-        )
+        places = [at.positions, at.block_tables, at.block_tables.shape[1], cache.slots, heads, splits, head_dim**-0.5]
+        out, of_row = self.device.empty(query.shape), heads * splits * head_dim
+        whole = of_row % 4  # or pieces begin at addresses that are no multiples of 16
+        for piece in at.queries(queries // wide, tokens if whole else PARTS // (4 * of_row)):
+            parts, first = self.device.empty((piece.rows, heads, splits, head_dim)), piece.first
+            # Rows count from the step's first: where that one's parts would be.
+            arguments = [query, *cache.of_layer(layer), piece.runs, *places, window]
+            arguments += [parts.address - 4 * first * of_row, largest, weights, head_dim]
+            grid = (len(piece.runs), cache.kv_heads, splits)
+            self.device.launch(kernel, grid, [address(value) for value in arguments])
+            sums = [each.address + 4 * first * heads * splits for each in (largest, weights)]
+            sizes = (window, WIDTH, heads, splits, head_dim, out.address + 4 * first * heads * head_dim)
+            self.run("join_splits", piece.rows, parts, *sums, at.positions.address + 4 * first, *sizes)
         return out
 
     def _store(self, q: Value, k: Value, v: Value, cache: KVCache, layer: int, at: DeviceStep) -> Array:

@@ -25,13 +25,27 @@ class DeviceStep:
     starts: Ints
     longest: int
     top: int | Ints = 0
-    _queries: dict[int, Array] = field(default_factory=dict)
+    _queries: dict[tuple[int, int], list[Piece]] = field(default_factory=dict)
 
-    def queries(self, most: int) -> Array:
-        """(programs, 3): each sequence's rows, cut into runs of `most`, as sequence, first row and count."""
-        if most not in self._queries:
-            self._queries[most] = self.ids.pool.device.put(cut(self.starts, most))
-        return self._queries[most]
+    def queries(self, most: int, rows: int) -> list[Piece]:
+        """Each sequence's rows, cut into runs of `most`; these in pieces of about `rows` rows, of whole runs."""
+        if (most, rows) not in self._queries:
+            runs, each = cut(self.starts, most), max(1, rows // most)
+            put = self.ids.pool.device.put
+            self._queries[most, rows] = [
+                Piece(put(part), int(part[0, 1]), int(part[:, 2].sum()))
+                for part in (runs[i : i + each] for i in range(0, len(runs), each))
+            ]
+        return self._queries[most, rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """runs: (programs, 3), of each its sequence, first row and count. first, rows: that these are together."""
+
+    runs: Array
+    first: int
+    rows: int
 
 
 def cut(starts: Ints, most: int) -> Ints:
