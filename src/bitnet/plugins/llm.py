@@ -72,11 +72,19 @@ def opened(path: str, threads: int) -> BitNet:
 
 
 def turns(prompt: Any, conversation: Any) -> list[dict[str, str]]:
-    """What was said so far, and now."""
+    """What was said so far, and now: in `prompt.messages`, where llm has them (0.36 does)."""
+    if hasattr(prompt, "messages"):
+        return [{"role": each.role, "content": text_of(each.parts)} for each in prompt.messages]
     said: list[dict[str, str]] = []
     for earlier in conversation.responses if conversation else ():
         said += [*asked(earlier.prompt), {"role": "assistant", "content": earlier.text_or_raise()}]
     return said + asked(prompt)
+
+
+def text_of(parts: list[Any]) -> str:
+    from llm.parts import TextPart
+
+    return "".join(part.text for part in parts if isinstance(part, TextPart))
 
 
 def asked(prompt: Any) -> list[dict[str, str]]:
