@@ -8,7 +8,7 @@ group of four activations is broadcast to all rows, and sum((w + 1) x) - sum(x) 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -132,6 +132,13 @@ def vector(start: Size, lanes: int) -> Expr:
     return T.ramp(i64(start), i64(1), lanes)
 
 
+def zero(buffers: Iterable[Buffer]) -> None:
+    """Each as one vector."""
+    for buffer in buffers:
+        (lanes,) = map(int, buffer.shape)
+        T.buffer_store(buffer, T.broadcast(getattr(T, str(buffer.dtype))(0), lanes), [vector(0, lanes)])
+
+
 class Avx512Vnni(Schedule):
     """One token: fields are masked where they are, 4^f too large, each with sums of its own that are shifted at the
     end. Several tokens: fields are shifted down once for all of them."""
@@ -174,22 +181,15 @@ class Avx512Vnni(Schedule):
         T.buffer_store(out, total, [vector(0, ROWS)])
 
 
-class Avx2(Schedule):
-    """maddubs adds pairs to 16 bits. Fields 0 and 2 count once, 1 and 3 four times: pairs of a block are at most 1024
-    and 4096 in magnitude, so that 8 blocks fit before the pairs are widened."""
+class Widened(Schedule):
+    """Products add up in `short`, vectors of 16 bits, for RUN blocks at most; then they are widened into `sums`."""
 
-    RUN = 8
-
-    def __init__(self, f: Function, weights: Buffer, codes: Buffer, blocking: Blocking) -> None:
-        super().__init__(f, weights, codes, blocking)
-        keys = [(g, m, half) for g, m in self.pairs for half in range(2)]
-        self.sums = {key: f.local(8, "int32") for key in keys}
-        self.once = {key: f.local(16, "int16") for key in keys}
-        self.fourfold = {key: f.local(16, "int16") for key in keys}
+    RUN: int
+    sums: dict[tuple[int, ...], Buffer]
+    short: list[Buffer]
 
     def clear(self) -> None:
-        for sums in self.sums.values():
-            T.buffer_store(sums, T.broadcast(T.int32(0), 8), [vector(0, 8)])
+        zero(self.sums.values())
 
     def run(self, group: Expr, first: Expr, count: Size, tokens: list[Expr]) -> None:
         assert isinstance(count, int)
@@ -201,9 +201,30 @@ class Avx2(Schedule):
             self.widened(group, first + whole * self.RUN, rest, tokens)
 
     def widened(self, group: Expr, first: Expr, count: int, tokens: list[Expr]) -> None:
-        for pairs in (*self.once.values(), *self.fourfold.values()):
-            T.buffer_store(pairs, T.broadcast(T.int16(0), 16), [vector(0, 16)])
+        zero(self.short)
         super().run(group, first, count, tokens)
+        self.widen()
+
+    @abstractmethod
+    def widen(self) -> None:
+        """Add what is in `short` to `sums`."""
+
+
+class Avx2(Widened):
+    """maddubs adds pairs to 16 bits. Fields 0 and 2 count once, 1 and 3 four times: pairs of a block are at most 1024
+    and 4096 in magnitude, so that 8 blocks fit before the pairs are widened."""
+
+    RUN = 8
+
+    def __init__(self, f: Function, weights: Buffer, codes: Buffer, blocking: Blocking) -> None:
+        super().__init__(f, weights, codes, blocking)
+        keys = [(g, m, half) for g, m in self.pairs for half in range(2)]
+        self.sums = {key: f.local(8, "int32") for key in keys}
+        self.once = {key: f.local(16, "int16") for key in keys}
+        self.fourfold = {key: f.local(16, "int16") for key in keys}
+        self.short = [*self.once.values(), *self.fourfold.values()]
+
+    def widen(self) -> None:
         one = T.broadcast(T.int16(1), 16)
         for key, sums in self.sums.items():
             widen = intrinsic("llvm.x86.avx2.pmadd.wd")
@@ -242,8 +263,7 @@ class NeonDotprod(Schedule):
         self.sums = {(*pair, quarter): f.local(4, "int32") for pair in self.pairs for quarter in range(4)}
 
     def clear(self) -> None:
-        for sums in self.sums.values():
-            T.buffer_store(sums, T.broadcast(T.int32(0), 4), [vector(0, 4)])
+        zero(self.sums.values())
 
     def codes_of(self, group: Expr, block: Expr, quarter: int) -> list[Expr]:
         """The four fields of four rows, each int8x16."""
@@ -269,33 +289,22 @@ class NeonDotprod(Schedule):
             T.buffer_store(out, self.sums[g, m, quarter][vector(0, 4)], [vector(4 * quarter, 4)])
 
 
-class Neon(NeonDotprod):
+class Neon(Widened):
     """Without sdot: products of 16 bits, at most 1024 of a block in magnitude, for 16 blocks; then pairs are added."""
 
     RUN = 16
 
     def __init__(self, f: Function, weights: Buffer, codes: Buffer, blocking: Blocking) -> None:
-        Schedule.__init__(self, f, weights, codes, blocking)
+        super().__init__(f, weights, codes, blocking)
         keys = [(*pair, eighth) for pair in self.pairs for eighth in range(8)]  # two rows each
         self.sums = {key: f.local(4, "int32") for key in keys}
-        self.short = {key: f.local(8, "int16") for key in keys}
+        self.products = {key: f.local(8, "int16") for key in keys}
+        self.short = [*self.products.values()]
 
-    def run(self, group: Expr, first: Expr, count: Size, tokens: list[Expr]) -> None:
-        assert isinstance(count, int)
-        whole, rest = divmod(count, self.RUN)
-        if whole:
-            with self.f.serial(whole) as i:
-                self.widened(group, first + i * self.RUN, self.RUN, tokens)
-        if rest:
-            self.widened(group, first + whole * self.RUN, rest, tokens)
-
-    def widened(self, group: Expr, first: Expr, count: int, tokens: list[Expr]) -> None:
-        for short in self.short.values():
-            T.buffer_store(short, T.broadcast(T.int16(0), 8), [vector(0, 8)])
-        Schedule.run(self, group, first, count, tokens)
+    def widen(self) -> None:
         for key, sums in self.sums.items():
             widen = intrinsic("llvm.aarch64.neon.saddlp")
-            pairs = T.call_llvm_pure_intrin(widen, self.short[key][vector(0, 8)], dtype="int32x4")
+            pairs = T.call_llvm_pure_intrin(widen, self.products[key][vector(0, 8)], dtype="int32x4")
             T.buffer_store(sums, sums[vector(0, 4)] + pairs, [vector(0, 4)])
 
     def step(self, group: Expr, block: Expr, tokens: list[Expr]) -> None:
@@ -306,8 +315,8 @@ class Neon(NeonDotprod):
                     shifted = T.shift_right(word, T.broadcast(T.uint8(2 * field), 8)) if field else word
                     codes = T.Bind(T.cast(T.bitwise_and(shifted, T.broadcast(T.uint8(3), 8)), "int16x8"))
                     for m, token in enumerate(tokens):
-                        short, x = self.short[g, m, eighth], T.cast(self.four(token, block, field, 2), "int16x8")
-                        T.buffer_store(short, short[vector(0, 8)] + codes * x, [vector(0, 8)])
+                        sums, x = self.products[g, m, eighth], T.cast(self.four(token, block, field, 2), "int16x8")
+                        T.buffer_store(sums, sums[vector(0, 8)] + codes * x, [vector(0, 8)])
 
     def finish(self, g: int, m: int, out: Buffer) -> None:
         for eighth in range(8):
