@@ -60,6 +60,11 @@ class Step:
         """`top` of each wanted row (S,)."""
         return each_of(self.top, len(self.want))
 
+    @property
+    def sequences(self) -> Ints:
+        """Which sequence each token belongs to (T,)."""
+        return np.repeat(np.arange(len(self.starts) - 1, dtype=np.int32), np.diff(self.starts))
+
     @classmethod
     def whole(cls, ids: Sequence[int], want: Sequence[int] | None = None) -> Step:
         """One sequence from its first token, its blocks numbered from 0; all rows wanted unless told otherwise."""

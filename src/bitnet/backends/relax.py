@@ -184,10 +184,9 @@ class Compiled:
         """Logits (S, vocab); ParameterError where the step does not fit, before the cache is touched."""
         check(step, self._vocabulary, self._positions, self._cache.blocks)
         use_threads(_core.threads())
-        sequences = np.repeat(np.arange(len(step.starts) - 1, dtype=np.int32), np.diff(step.starts))
         want = step.want if len(step.want) else np.zeros(1, np.int32)  # a row is computed in any case
         run = self._decode if len(step.ids) == 1 and len(want) == 1 else self._step
-        inputs = (step.ids, step.positions, sequences, want, step.block_tables)
+        inputs = (step.ids, step.positions, step.sequences, want, step.block_tables)
         logits = cast(NDArray[np.float32], np.from_dlpack(run(*map(argument, inputs), self._cache.pages)))
         return logits[: len(step.want)]
 

@@ -56,9 +56,6 @@ def cut(starts: Ints, most: int) -> Ints:
 
 
 def place(device: Device, step: Step) -> DeviceStep:
-    counts = np.diff(step.starts)
-    rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-
     def put(values: Ints) -> Array:
         return device.put(np.ascontiguousarray(values, np.int32))
 
@@ -67,7 +64,7 @@ def place(device: Device, step: Step) -> DeviceStep:
         put(step.positions),
         put(step.want),
         put(step.block_tables),
-        put(rows),
+        put(step.sequences),
         np.asarray(step.starts, np.int32),
         int(step.positions.max(initial=0)) + 1,
         step.top,
