@@ -30,6 +30,16 @@ InputTask task_of(const Input& input, int64_t row, float* memory) {
   return {input.x.row(row), gate, input.activation, input.norm, input.eps, k, memory, nullptr, nullptr};
 }
 
+// body(task, row) for every row.
+template <class Body>
+void for_inputs(const Input& input, Body&& body) {
+  const int64_t k = input.x.columns;
+  for_rows(input.x.rows, k, [&](int64_t begin, int64_t end) {
+    float* memory = scratch(2 * k);
+    for (int64_t t = begin; t < end; ++t) body(task_of(input, t, memory), t);
+  });
+}
+
 // body(row, first, last): the keys that a row of scores sees.
 template <class Body>
 void for_scores(int64_t rows, int64_t columns, const Visible& v, Body&& body) {
@@ -48,26 +58,16 @@ float value(Bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x) << 16
 }  // namespace
 
 void quantize(const Input& input, int8_t* codes, float* multipliers) {
-  const int64_t k = input.x.columns;
-  for_rows(input.x.rows, k, [&](int64_t begin, int64_t end) {
-    float* memory = scratch(2 * k);
-    for (int64_t t = begin; t < end; ++t) {
-      InputTask task = task_of(input, t, memory);
-      task.codes = codes + t * k;
-      multipliers[t] = kernels().training.input(task);
-    }
+  for_inputs(input, [&](InputTask task, int64_t t) {
+    task.codes = codes + t * input.x.columns;
+    multipliers[t] = kernels().training.input(task);
   });
 }
 
 void evaluate(const Input& input, Bf16* y) {
-  const int64_t k = input.x.columns;
-  for_rows(input.x.rows, k, [&](int64_t begin, int64_t end) {
-    float* memory = scratch(2 * k);
-    for (int64_t t = begin; t < end; ++t) {
-      InputTask task = task_of(input, t, memory);
-      task.y = y + t * k;
-      kernels().training.input(task);
-    }
+  for_inputs(input, [&](InputTask task, int64_t t) {
+    task.y = y + t * input.x.columns;
+    kernels().training.input(task);
   });
 }
 
