@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from importlib import import_module
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bitnet.bench.latency import Latency, Spread, histogram
-from bitnet.bench.plot import FAINT, INK, SETTINGS, STYLES, counted, matplotlib
+from bitnet.bench.plot import FAINT, INK, SETTINGS, STYLES, counted, matplotlib, save
+from bitnet.bench.report import as_json, json_lines
 from bitnet.bench.tables import Row, table
 
 COLUMNS = ("model", "engine", "threads", "test", "latency in ms", "mean", "p50", "p95", "p99", "max")
@@ -42,15 +42,6 @@ def title(found: Latency) -> str:
     return f"{found.model}, {found.engine}, {counted(found.threads)}, {found.test}"
 
 
-def as_json(results: Iterable[Latency]) -> Iterator[str]:
-    yield json.dumps([each.to_json() for each in results], indent=2)
-
-
-def json_lines(results: Iterable[Latency]) -> Iterator[str]:
-    for each in results:
-        yield json.dumps(each.to_json())
-
-
 def draw(results: Sequence[Latency], path: Path) -> None:
     """A histogram of each, under one another, with the same axis of time for all."""
     with matplotlib().rc_context(SETTINGS):
@@ -59,7 +50,7 @@ def draw(results: Sequence[Latency], path: Path) -> None:
         for axes, found, (colour, _) in zip(panels, results, STYLES * len(results), strict=False):
             panel(axes, found, colour)
         panels[-1].set_xlabel("milliseconds a token")
-        figure.savefig(path, dpi=160, transparent=True, metadata=plain(path))
+        save(figure, path)
 
 
 def panel(axes: Any, found: Latency, colour: str) -> None:
@@ -78,11 +69,6 @@ def panel(axes: Any, found: Latency, colour: str) -> None:
         value = getattr(found.token, name)
         axes.axvline(value, color=INK, lw=1.2, ls=dashes, label=f"{name} {value:.2f} ms")
     axes.legend(frameon=False, fontsize=8.5)
-
-
-def plain(path: Path) -> dict[str, None]:
-    """Metadata without a date or a program: the same results give the same file."""
-    return {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
 
 
 FORMATS = {"md": markdown, "json": as_json, "jsonl": json_lines}

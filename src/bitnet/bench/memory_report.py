@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 
 from bitnet.bench.machine import isa
 from bitnet.bench.memory import MemoryUse
+from bitnet.bench.plot import counted
+from bitnet.bench.report import as_json, json_lines
 from bitnet.bench.tables import Row, table
 
 COLUMNS = ("part", "MiB", "share", "how")
@@ -14,8 +15,7 @@ COLUMNS = ("part", "MiB", "share", "how")
 
 def markdown(results: Iterable[MemoryUse]) -> Iterator[str]:
     for found in results:
-        threads = f"{found.threads} thread{'s' * (found.threads > 1)}"
-        yield from table(f"Memory: {found.model}, {found.test}, {threads}", COLUMNS, rows(found))
+        yield from table(f"Memory: {found.model}, {found.test}, {counted(found.threads)}", COLUMNS, rows(found))
         yield ""
         if found.peak is not None:
             yield f"peak: {mebibytes(found.peak)} MiB resident at once, loading included"
@@ -38,15 +38,6 @@ def mebibytes(nbytes: int) -> str:
 
 def share(nbytes: int, found: MemoryUse) -> str:
     return f"{100 * nbytes / found.resident:.1f} %"
-
-
-def as_json(results: Iterable[MemoryUse]) -> Iterator[str]:
-    yield json.dumps([each.to_json() for each in results], indent=2)
-
-
-def json_lines(results: Iterable[MemoryUse]) -> Iterator[str]:
-    for each in results:
-        yield json.dumps(each.to_json())
 
 
 FORMATS = {"md": markdown, "json": as_json, "jsonl": json_lines}

@@ -72,8 +72,13 @@ def draw(results: Sequence[Result], path: Path) -> None:
         first = results[0]
         figure.suptitle(f"bitnet {first.build_commit}, {first.isa} on {first.cpu_info}", fontsize=9, color=INK)
         turn(figure)
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
-        figure.savefig(path, dpi=160, transparent=True, metadata=metadata)
+        save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Without a date or a program in it: the same results give the same file."""
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
+    figure.savefig(path, dpi=160, transparent=True, metadata=metadata)
 
 
 def generating(axes: Any, results: Sequence[Result], styles: Styles) -> None:

@@ -7,17 +7,22 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 from bitnet.bench.results import Result
 from bitnet.bench.tables import markdown
 from bitnet.errors import ParameterError
 
 
-def as_json(results: Iterable[Result]) -> Iterator[str]:
+class Told(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+
+def as_json(results: Iterable[Told]) -> Iterator[str]:
     yield json.dumps([result.to_json() for result in results], indent=2)
 
 
-def json_lines(results: Iterable[Result]) -> Iterator[str]:
+def json_lines(results: Iterable[Told]) -> Iterator[str]:
     for result in results:
         yield json.dumps(result.to_json())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bitnet.bench.plot import FAINT, INK, SETTINGS, matplotlib
+from bitnet.bench.plot import FAINT, INK, SETTINGS, matplotlib, save
 from bitnet.ternarize.quantize import Report
 from bitnet.ternarize.search import GRID
 
@@ -37,8 +37,7 @@ def draw(report: Report, source: str, path: Path) -> None:
         perplexities(right, report)
         shared = {"tensor": "tensor", "row": "row"}.get(str(report.rule.group), f"{report.rule.group} columns")
         figure.suptitle(f"{source} made ternary without training, a scale for each {shared}", fontsize=9, color=INK)
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else {"Software": None}
-        figure.savefig(path, dpi=160, transparent=True, metadata=metadata)
+        save(figure, path)
 
 
 def errors(axes: Any, report: Report) -> None:
