@@ -15,10 +15,9 @@ pytest.importorskip("tvm", reason="the backend tvm needs its extra: pip install 
 pytest.importorskip("bitnet._core", reason="the C++ core is not built")
 
 from bitnet.backends.tvm import TVM, tensor
-from bitnet.compile.tuning import runs_here
 from bitnet.quant.tensor import TernaryTensor
 from bitnet.tensorir import pack, ternary
-from bitnet.tensorir.targets import TARGETS
+from bitnet.tensorir.targets import TARGETS, runs_here
 from bitnet.tensorir.ternary import Blocking, Shape
 
 THREADS = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bitnet.errors import BitNetError
-from bitnet.formats import Checkpoint, TensorInfo
+from bitnet.formats import Checkpoint, TensorInfo, digest
 from bitnet.formats.gguf_types import READABLE
 from bitnet.models import open_model
 from bitnet.models.load import TERNARY_TYPES
@@ -39,7 +38,7 @@ def inspect(checkpoint: Checkpoint, path: Path, histogram: bool, sha256: bool) -
     if histogram:
         found["histogram"] = ternary_histogram(checkpoint, infos)
     if sha256:
-        found["sha256"] = {each.name: file_sha256(each) for each in files(path)}
+        found["sha256"] = {each.name: digest.sha256(each) for each in files(path)}
     return found
 
 
@@ -102,11 +101,3 @@ def files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return sorted(each for each in path.iterdir() if each.suffix in (".safetensors", ".gguf", ".json"))
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

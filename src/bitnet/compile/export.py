@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -30,7 +29,6 @@ from bitnet.compile.tuning import (
     Database,
     Doing,
     Operator,
-    runs_here,
     tune,
     usual_database,
 )
@@ -38,12 +36,13 @@ from bitnet.errors import ParameterError, UnsupportedError
 from bitnet.formats.atomic import replacing
 from bitnet.formats.checkpoint import Checkpoint
 from bitnet.formats.compiled import VERSION
+from bitnet.formats.digest import sha256
 from bitnet.models import Decoder
 from bitnet.models.compiled import SIZES
 from bitnet.models.load import Progress, architecture
 from bitnet.tensorir import native
 from bitnet.tensorir.attention import CACHE_TYPES
-from bitnet.tensorir.targets import Target, target_of
+from bitnet.tensorir.targets import Target, runs_here, target_of
 from bitnet.tokenizer import Tokenizer
 
 USUAL_CONTEXT = 4096
@@ -126,7 +125,7 @@ def check_kernels(options: Options, target: Target) -> None:
     if options.kernels not in KERNELS:
         raise ParameterError(f"kernels is {options.kernels!r}.", f"Known: {', '.join(KERNELS)}.")
     foreign = target.gpu or target.machine != platform.machine()
-    if options.tune and (foreign or not runs_here(target)):
+    if options.tune and not runs_here(target):
         raise ParameterError(f"Tuning measures on this machine, which {target.name} is not for.", "Leave --tune out.")
     if options.kernels == "native" and foreign:
         raise ParameterError(
@@ -137,7 +136,7 @@ def check_kernels(options: Options, target: Target) -> None:
 def chosen(model: Decoder, target: Target, options: Options, doing: Doing) -> tuple[Kernels, tuple[str, ...]]:
     """What computes the products, and that in words."""
     operators = operators_of(model)
-    by_hand = options.kernels == "native" or target.machine != platform.machine() or not runs_here(target)
+    by_hand = options.kernels == "native" or not runs_here(target)
     if by_hand or (options.kernels == "tvm" and not options.tune):
         kernels = Kernels(native=True, others=True) if options.kernels == "native" else Kernels()
         return kernels, tuple(f"{each}: {'native' if kernels.native else 'tvm'}" for each in operators)
@@ -219,9 +218,4 @@ def plain(value: Any) -> Any:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, or of a folder's weights one after the other."""
-    total = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.glob("*.safetensors")) if path.is_dir() else []:
-        with file.open("rb") as data:
-            while piece := data.read(1 << 20):
-                total.update(piece)
-    return total.hexdigest()
+    return sha256(*([path] if path.is_file() else sorted(path.glob("*.safetensors")) if path.is_dir() else []))

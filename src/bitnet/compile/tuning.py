@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import threading
@@ -22,7 +20,8 @@ import bitnet._core as _core
 from bitnet.errors import FormatError, ParameterError
 from bitnet.formats.atomic import replacing
 from bitnet.formats.bounded_json import parse_object
-from bitnet.tensorir.targets import Target
+from bitnet.machine.folders import cache_folder
+from bitnet.tensorir.targets import Target, runs_here
 from bitnet.tensorir.ternary import Blocking, Shape
 
 OPERATOR_SECONDS, MODEL_SECONDS = 300.0, 600.0
@@ -96,8 +95,7 @@ class Database:
 
 
 def usual_database() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "bitnet" / "tvm-tuning.json"
+    return cache_folder() / "tvm-tuning.json"
 
 
 def key_of(operator: Operator, target: Target, threads: int) -> str:
@@ -140,7 +138,7 @@ def tune(
 
     An operator whose time is over, or none of whose ways works, has the core's kernel, and a note that says why.
     """
-    if target.machine != platform.machine() or not runs_here(target):
+    if not runs_here(target):
         raise ParameterError(f"{target.name} cannot be measured on this machine.", "Tune for --target host.")
     ends, found = time.monotonic() + model_seconds, dict[Operator, Record]()
     for i, operator in enumerate(operators):
@@ -154,11 +152,6 @@ def tune(
 
 def told(doing: Doing, where: str, what: str) -> None:
     doing(f"{where}: {what}")
-
-
-def runs_here(target: Target) -> bool:
-    present = _core.cpu_features()
-    return all(present.get(name, False) for name in target.features)
 
 
 def settle(record: Record, operator: Operator, target: Target, ways: list[str], left: float, doing: Doing) -> None:

@@ -61,11 +61,19 @@ def target_of(name: str) -> Target:
     return TARGETS[name]
 
 
-def host() -> Target:
+def runs_here(target: Target) -> bool:
+    return target.machine == platform.machine() and has_features(target)
+
+
+def has_features(target: Target) -> bool:
     import bitnet._core as _core
 
     present = _core.cpu_features()
+    return all(present.get(feature, False) for feature in target.features)
+
+
+def host() -> Target:
     for target in TARGETS.values():
-        if target.features and all(present.get(feature, False) for feature in target.features):
+        if target.features and has_features(target):
             return target
     raise ParameterError("No target suits this CPU: x86-64 needs AVX2.", "The backend cpu runs on every CPU.")

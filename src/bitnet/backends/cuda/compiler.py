@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from bitnet.backends.cuda.device import FOLDER, AnyKernel, TritonKernel
 from bitnet.errors import BitNetError, ResourceError
+from bitnet.machine.folders import cache_folder
 
 INSTALL = "Install what the GPU needs: pip install 'bitnet[cuda]'"
 FLAGS = ("--std=c++17", "--fmad=false", "--extra-device-vectorization")
@@ -51,7 +51,7 @@ def compile_kernel(kernel: AnyKernel, arch: int) -> Program:
 
 def kept(name: str, make: Callable[[], Program]) -> Program:
     """What `make` gives, out of a file where it was made before. A damaged file counts as none."""
-    folder = cache_folder()
+    folder = cache_folder() / "cuda"
     code, facts = folder / f"{name}.cubin", folder / f"{name}.json"
     try:
         found = json.loads(facts.read_text())
@@ -72,11 +72,6 @@ def kept(name: str, make: Callable[[], Program]) -> Program:
     except OSError:
         pass  # a disk that is full, or a home that cannot be written to: it is compiled again next time
     return program
-
-
-def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "bitnet" / "cuda"
 
 
 @cache
