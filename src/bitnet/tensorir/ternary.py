@@ -218,7 +218,7 @@ class Avx2(Widened):
 
     def __init__(self, f: Function, weights: Buffer, codes: Buffer, blocking: Blocking) -> None:
         super().__init__(f, weights, codes, blocking)
-        keys = [(g, m, half) for g, m in self.pairs for half in range(2)]
+        keys: list[tuple[int, ...]] = [(*pair, half) for pair in self.pairs for half in range(2)]
         self.sums = {key: f.local(8, "int32") for key in keys}
         self.once = {key: f.local(16, "int16") for key in keys}
         self.fourfold = {key: f.local(16, "int16") for key in keys}
@@ -296,7 +296,7 @@ class Neon(Widened):
 
     def __init__(self, f: Function, weights: Buffer, codes: Buffer, blocking: Blocking) -> None:
         super().__init__(f, weights, codes, blocking)
-        keys = [(*pair, eighth) for pair in self.pairs for eighth in range(8)]  # two rows each
+        keys: list[tuple[int, ...]] = [(*pair, eighth) for pair in self.pairs for eighth in range(8)]  # two rows each
         self.sums = {key: f.local(4, "int32") for key in keys}
         self.products = {key: f.local(8, "int16") for key in keys}
         self.short = [*self.products.values()]
