@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import serving
+from out_of_range import SAMPLING
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 USER = [{"role": "user", "content": "hi"}]
@@ -162,15 +163,10 @@ def test_ten_thousand_bad_entries_give_one_short_error(client: serving.Client) -
 
 
 OUT_OF_RANGE: dict[str, list[Any]] = {
-    "temperature": [-0.1, 101, "hot", [], True],
-    "top_p": [-0.1, 1.1, "x"],
-    "top_k": [-2, 1.5, "x", True],
-    "min_p": [-0.1, 1.1],
-    "presence_penalty": [-101, 101, "x"],
+    **SAMPLING,
     "frequency_penalty": [-101, 101, {}],
     "repetition_penalty": [0, 101],
-    "seed": [-(2**63) - 1, 2**64, 1.5, "x"],
-    "stop": [["a"] * 5, [""], "", [1], {}, 5],
+    "stop": [*SAMPLING["stop"], ["a"] * 5, ""],
     "n": [0, 17, "x", 1.5],
     "max_tokens": [-1, "x", 1.5],
     "logit_bias": [{"x": 1}, {"-1": 1}, {"99999999": 1}, {"1": 101}, {"1": "x"}, [], {str(i): 0 for i in range(10**5)}],

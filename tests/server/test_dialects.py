@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import serving
 import speaker
+from out_of_range import SAMPLING
 
 RESPONSES, MESSAGES, COUNT, OLLAMA, GENERATE = (
     "/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/api/chat", "/api/generate",
@@ -94,27 +95,18 @@ def test_what_is_refused_and_why(
     assert response.status_code == 400 and words in told(path, response), response.text
 
 
-OUT_OF_RANGE: dict[str, list[Any]] = {
-    "temperature": [-0.1, 101, "hot", [], True],
-    "top_p": [-0.1, 1.1, "x"],
-    "top_k": [-2, 1.5, "x", True],
-    "min_p": [-0.1, 1.1],
-    "presence_penalty": [-101, 101, "x"],
-    "seed": [-(2**63) - 1, 2**64, 1.5, "x"],
-    "stop": [[""], [1], {}, 5],
-}
 TAKEN = {
     RESPONSES: {"temperature", "top_p"},
     MESSAGES: {"temperature", "top_p", "top_k"},
-    OLLAMA: set(OUT_OF_RANGE),
-    GENERATE: set(OUT_OF_RANGE),
+    OLLAMA: set(SAMPLING),
+    GENERATE: set(SAMPLING),
 }
 
 
 @pytest.mark.parametrize("path", TAKEN)
 def test_options_out_of_range_or_of_the_wrong_type(client: serving.Client, path: str) -> None:
     for field in sorted(TAKEN[path]):
-        for value in OUT_OF_RANGE[field]:
+        for value in SAMPLING[field]:
             more = {"options": {field: value}} if path in (OLLAMA, GENERATE) else {field: value}
             response = client.post(path, json={**BODIES[path], "stream": False, **more})
             assert response.status_code == 400 and field in told(path, response), (field, value, response.text)
