@@ -24,14 +24,14 @@ from bitnet.errors import ResourceError
 HEADER = Path(__file__).parent / "emulated_cuda"
 FLAGS = "-std=c++20 -O2 -ffp-contract=off -fno-strict-aliasing -fPIC -shared -fno-gnu-unique -Wno-unknown-pragmas"
 POISON = 0xA5
-MOST_SHARED = 99 << 10  # of a block, on the card that has the least
 
 
 @cache
-def library(source: str) -> ctypes.CDLL:
-    """A source of kernels, compiled once and kept for the next run."""
+def library(source: str, arch: int) -> ctypes.CDLL:
+    """A source of kernels as an architecture has it, compiled once and kept for the next run."""
     names = [kernel.name for kernel in gpu.kernels().values() if kernel.source == source]
-    text = f'#include "{gpu.FOLDER / source}"\n' + "".join(f"EMULATE({name})\n" for name in names)
+    text = f"#define __CUDA_ARCH__ {10 * arch}\n"
+    text += f'#include "{gpu.FOLDER / source}"\n' + "".join(f"EMULATE({name})\n" for name in names)
     parts = [HEADER / "emulation.h", *sorted(gpu.FOLDER.iterdir())]
     key = hashlib.sha256(text.encode() + b"".join(part.read_bytes() for part in parts)).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"bitnet-emulated-{os.getuid()}"
@@ -48,10 +48,11 @@ def library(source: str) -> ctypes.CDLL:
 class EmulatedGPU(Device):
     """Every piece of memory is poisoned when it is given out, and its end is watched. launches: names, in order."""
 
-    name, arch, processors, cache_bytes = "emulated", 90, 6, 1 << 12
+    name, processors, cache_bytes, clock = "emulated", 6, 1 << 12, 1e9
 
-    def __init__(self, memory: int = 1 << 32, backwards: bool = False) -> None:
+    def __init__(self, memory: int = 1 << 32, backwards: bool = False, arch: int = 90) -> None:
         super().__init__()
+        self.arch, self.shared = arch, (99 if arch >= 80 else 64) << 10  # the least that such a card has
         self.memory, self.backwards = memory, backwards
         self.launches: list[str] = []
         self._pieces: dict[int, NDArray[np.uint8]] = {}
@@ -97,8 +98,8 @@ class EmulatedGPU(Device):
                 assert value % 16 == 0 or not (kind[0] == "*" or kind.endswith(":16")), f"{kernel.name}: {kind} {value}"
             interpret(kernel, grid, values)
             return
-        assert shared <= MOST_SHARED
-        core = library(kernel.source)
+        assert shared <= self.shared - 1024
+        core = library(kernel.source, self.arch)
         core.set_backwards(self.backwards)
         pointers, _kept = packed(kernel.types, values)
         getattr(core, f"launch_{kernel.name}")((ctypes.c_uint * 3)(*grid), gpu.THREADS, pointers)

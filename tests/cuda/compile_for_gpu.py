@@ -17,7 +17,7 @@ import triton
 
 from bitnet.backends.cuda.compiler import Program, compile_cuda, compile_triton
 from bitnet.backends.cuda.device import SOURCES
-from bitnet.backends.cuda.ops import attention_kernel, dense_kernel, gemm_kernel
+from bitnet.backends.cuda.with_triton import attention_kernel, dense_kernel, gemm_kernel
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 USAGE = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")

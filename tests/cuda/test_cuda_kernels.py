@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from bitnet import backends
 from bitnet.backends.cuda import CUDA, tiles
-from bitnet.backends.cuda.ops import few_rows, gemm_shape
+from bitnet.backends.cuda.ops import few_rows
 from bitnet.backends.cuda.values import Prepared
+from bitnet.backends.cuda.with_triton import gemm_shape
+from bitnet.backends.cuda.without_triton import warps_across
 from bitnet.errors import ResourceError
 from bitnet.quant.rules import quantize_activations
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
@@ -24,15 +26,16 @@ SHAPES = ((64, 64), (65, 130), (200, 1100))  # one tile; filled up both ways; co
 ONE = np.ones((), np.float32)
 
 
-@pytest.fixture(scope="module", params=["forwards", "backwards"])
+@pytest.fixture(scope="module", params=[(90, False), (90, True), (75, True)], ids=["90", "90 backwards", "75"])
 def ops(request: pytest.FixtureRequest) -> CUDA:
-    """The order in which threads take their turns must not matter."""
-    return CUDA(EmulatedGPU(backwards=request.param == "backwards"))
+    """Cards with and without Triton. The order in which threads take their turns must not matter."""
+    arch, backwards = request.param
+    return CUDA(EmulatedGPU(arch=arch, backwards=backwards))
 
 
-@pytest.fixture(scope="module")
-def forwards() -> CUDA:
-    return CUDA(EmulatedGPU())
+@pytest.fixture(scope="module", params=[90, 75])
+def forwards(request: pytest.FixtureRequest) -> CUDA:
+    return CUDA(EmulatedGPU(arch=request.param))
 
 
 def floats(random: np.random.Generator, *shape: int) -> Any:
@@ -119,7 +122,7 @@ def test_a_product_is_added_to_what_is_there(forwards: CUDA, rows: int) -> None:
 def test_long_rows_are_worked_on_in_parts(forwards: CUDA) -> None:
     """Eight of them are too many for the shared memory of some cards."""
     k = 14336
-    assert few_rows(k, 0) < 8
+    assert few_rows(k, 0, forwards.device.shared) < 8
     random = np.random.default_rng(0)
     x, w = whole_numbers(random, 8, k), ternary(random, 64, k)
     (ours,) = on_gpu(forwards, x, w)
@@ -136,10 +139,24 @@ def test_every_way_to_cut_a_product_is_tested() -> None:
     assert small >= {(1, 16), (1, 64)}
 
 
+def test_every_way_to_share_a_blocks_warps_is_right() -> None:
+    """Warps that have no tokens of their own take some of the columns."""
+    gpu = EmulatedGPU(arch=75)
+    ops, random = CUDA(gpu), np.random.default_rng(0)
+    for rows, across in ((33, 1), (70, 2), (130, 4), (225, 8)):
+        gpu.processors = -(-rows // (32 * across)) * 2 // 2
+        assert warps_across(2, -(-rows // 32), gpu.processors) == across
+        x, w = whole_numbers(random, rows, 700), ternary(random, 100, 700)
+        np.testing.assert_array_equal(on_gpu(ops, x, w)[0], x.astype(np.int64) @ w.codes.T.astype(np.int64))
+
+
 def test_many_rows_of_tiles_at_once(forwards: CUDA) -> None:
     random = np.random.default_rng(0)
     n, k, rows = 330, 70, 260
-    assert gemm_shape(rows, n, 3, forwards.device, False) == (4, 128, 1)
+    if forwards.device.arch >= 80:
+        assert gemm_shape(rows, n, 3, forwards.device, False) == (4, 128, 1)
+    else:
+        assert warps_across(6, 9, forwards.device.processors) == 8
     x, w = whole_numbers(random, rows, k), ternary(random, n, k)
     np.testing.assert_array_equal(on_gpu(forwards, x, w)[0], x.astype(np.int64) @ w.codes.T.astype(np.int64))
 
@@ -253,6 +270,13 @@ def test_the_largest_logits_are_found(ops: CUDA, top: int) -> None:
         expected = np.flatnonzero(row >= np.sort(row)[-count])
         np.testing.assert_array_equal(np.sort(ids), expected)
         np.testing.assert_array_equal(entry[1001 : 1001 + entry[0]].view(np.float32), row[ids])
+
+
+def test_zeros_of_either_sign_are_equal(ops: CUDA) -> None:
+    """As to NumPy, which takes the first of them."""
+    logits = np.array([[-1, -0.0, 0.0, -2, -0.0], [-1, 0.0, -0.0, -2, -3]], np.float32)
+    found = ops.select(ops.device.put(logits), ops.device.put(np.ones(2, np.int32)), 5).numpy()
+    assert [sorted(row[1 : 1 + row[0]]) for row in found] == [[1, 2, 4], [1, 2]]
 
 
 def test_memory_of_other_sizes_is_given_back_before_it_runs_out() -> None:

@@ -41,9 +41,9 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def ops() -> CUDA:
-    return CUDA(EmulatedGPU())
+@pytest.fixture(scope="module", params=[90, 75])
+def ops(request: pytest.FixtureRequest) -> CUDA:
+    return CUDA(EmulatedGPU(arch=request.param))
 
 
 def generated(model: Decoder, count: int, **params: Any) -> list[list[int]]:
@@ -127,7 +127,8 @@ def test_decoding_is_replayed(ops: CUDA) -> None:
     again, fewer = decode(4), decode(3)
     assert set(run._graphs) == {(4, 16)}
     assert [[*row.ids] for row in first] == [[*row.ids] for row in again[:3]] == [[*row.ids] for row in fewer]
-    layer = ["quantise_rows", "ternary_gemv", "store_rows", "attention_splits", "join_splits"]
+    attend = "attention_splits" if ops.device.arch >= 80 else "attend_splits"
+    layer = ["quantise_rows", "ternary_gemv", "store_rows", attend, "join_splits"]
     layer += ["quantise_rows", "ternary_gemv"] * 3
     assert ops.device.launches[: 1 + 2 * len(layer)] == ["embed_dense", *layer, *layer]
     assert all(isinstance(row, TopLogits) for row in first)
@@ -206,3 +207,45 @@ def test_attention_over_a_paged_cache(
 
         ours, expected = attend(ops, caches[0], ops.device.put), attend(REFERENCE, caches[1], np.asarray)
         np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-6 * np.abs(expected).max() + 2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["key", "value"])
+def test_what_is_not_a_number_does_not_reach_the_rows_before_it(
+    ops: CUDA, dtype: str, value: float, where: str
+) -> None:
+    """Nor those of whose window it is out; rows and positions of one program."""
+    random = np.random.default_rng(0)
+    rows, heads, head_dim, bad, window = 60, 2, 24, 21, 30
+    q, k, v = (random.standard_normal((rows, heads * head_dim), np.float32) for _ in range(3))
+    step = Step.whole(range(rows))
+
+    def attend(k: Any, v: Any) -> Any:
+        cache, put = ops.new_cache(1, 4, heads, head_dim, dtype), ops.device.put
+        return ops.to_host(ops.attention(put(q), put(k), put(v), cache, 0, step, head_dim, window))
+
+    clean = attend(k, v)
+    (k if where == "key" else v)[bad, 5] = value
+    ours = attend(k, v)
+    sees = np.arange(rows)
+    sees = (sees >= bad) & (sees < bad + window)
+    np.testing.assert_array_equal(ours[~sees], clean[~sees])
+    if np.isnan(value) or where == "value":
+        assert not np.isfinite(ours[sees, :head_dim]).all(axis=1).any()
+    np.testing.assert_array_equal(ours[:, head_dim:], clean[:, head_dim:])
+
+
+def test_heads_that_share_more_than_a_program_has(ops: CUDA) -> None:
+    """40 of them have one key, of 144 numbers."""
+    random = np.random.default_rng(0)
+    heads, head_dim = 40, 144
+    q = random.standard_normal((3, heads * head_dim), np.float32)
+    k, v = (random.standard_normal((3, head_dim), np.float32) for _ in range(2))
+
+    def attend(each: Ops, put: Any) -> Any:
+        cache = each.new_cache(1, 1, 1, head_dim, "f32")
+        return each.to_host(each.attention(put(q), put(k), put(v), cache, 0, Step.whole(range(3)), head_dim))
+
+    expected = attend(REFERENCE, np.asarray)
+    np.testing.assert_allclose(attend(ops, ops.device.put), expected, rtol=0, atol=4e-6)

@@ -19,9 +19,9 @@ from bitnet.quant.tensor import DenseTensor
 VOCAB, HIDDEN = 700, 96
 
 
-@pytest.fixture(scope="module")
-def ops() -> CUDA:
-    return CUDA(EmulatedGPU())
+@pytest.fixture(scope="module", params=[90, 75])
+def ops(request: pytest.FixtureRequest) -> CUDA:
+    return CUDA(EmulatedGPU(arch=request.param))
 
 
 def head(ops: CUDA, dtype: str, values: Any) -> Any:
@@ -54,14 +54,14 @@ def test_few_rows_are_computed(ops: CUDA) -> None:
     weight = head(ops, "F16", random.standard_normal((VOCAB, HIDDEN), np.float32))
     x = ops.device.put(random.standard_normal((1, HIDDEN), np.float32))
     seen: list[Any] = []
-    gathered = ops.gathered
+    gathered = ops.many.gathered
 
     def watch(*arguments: Any) -> None:
         seen.append(arguments[3].numpy())
         gathered(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ops, "gathered", watch)
+        patch.setattr(ops.many, "gathered", watch)
         screened(ops, Scored(x, weight), ops.device.put(np.ones(1, np.int32)), ROOM)
     assert 1 <= seen[0][0] <= VOCAB // 20
 

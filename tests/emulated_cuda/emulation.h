@@ -186,6 +186,20 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
   emulation::seen();
   return other;
 }
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  emulation::show(value);
+  T other = emulation::of_lane<T>(lane);
+  emulation::seen();
+  return other;
+}
+inline unsigned __ballot_sync(unsigned, bool value) {
+  emulation::show(value);
+  unsigned all = 0;
+  for (int lane = 0; lane < 32; ++lane) all |= unsigned(emulation::of_lane<bool>(lane)) << lane;
+  emulation::seen();
+  return all;
+}
 inline bool __all_sync(unsigned, bool value) {
   emulation::show(value);
   bool all = true;
@@ -234,39 +248,60 @@ inline unsigned short float_to_half(float x) {
   return sign | static_cast<unsigned short>(units < 1024 ? units : (exponent + 14) * 1024 + units);
 }
 
+// Every lane puts its elements into the matrices, which are then multiplied as matrices are: a (rows, k) and, by
+// columns, b (8, k).
+template <int kMostRows, int kMostK>
+struct Matrices {
+  int a[kMostRows][kMostK], b[8][kMostK];
+
+  void multiply(int& c, int row, int column) const {
+    for (int k = 0; k < kMostK; ++k) c += a[row][k] * b[column][k];
+  }
+};
+template <class T>
+int byte_of(unsigned word, int i) {
+  return static_cast<T>(word >> 8 * i);
+}
+
 // PTX ISA 9.2, 9.7.14.5, "Matrix Fragments for mma.m16n8k32" (.u8/.s8, .s32). A lane has, with group = lane / 4 and
 // member = lane % 4, element i of a fragment in byte i % 4 of its register i / 4 (of C: in register i) at
 //   A (a0 .. a15)  row group for i < 4 or 8 <= i < 12, else group + 8;  k 4 member + i % 4, and 16 more for i >= 8
 //   B (b0 .. b7)   k 4 member + i % 4, and 16 more for i >= 4;  column group
 //   C (c0 .. c3)   row group for i < 2, else group + 8;  column 2 member + i % 2
-// Every lane puts its elements into the matrices, which are then multiplied as matrices are.
 template <class A>
-void emulated_mma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+void large_product(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
   using namespace emulation;
-  static int of_warps[kMost / kLanes][(16 + 8) * 32];
-  int *a = of_warps[current / kLanes], *b = a + 16 * 32;  // (16, 32) and, by columns, (8, 32)
+  static Matrices<16, 32> of_warps[kMost / kLanes];
+  auto& it = of_warps[current / kLanes];
   int group = current % kLanes / 4, member = current % 4;
   unsigned registers[] = {a0, a1, a2, a3}, others[] = {b0, b1};
   for (int i = 0; i < 16; ++i) {
     int row = i < 4 || (8 <= i && i < 12) ? group : group + 8, k = 4 * member + i % 4 + (i < 8 ? 0 : 16);
-    a[row * 32 + k] = static_cast<A>(registers[i / 4] >> 8 * (i % 4));
+    it.a[row][k] = byte_of<A>(registers[i / 4], i % 4);
   }
-  for (int i = 0; i < 8; ++i) {
-    int k = 4 * member + i % 4 + (i < 4 ? 0 : 16);
-    b[group * 32 + k] = static_cast<int8_t>(others[i / 4] >> 8 * (i % 4));
-  }
+  for (int i = 0; i < 8; ++i)
+    it.b[group][4 * member + i % 4 + (i < 4 ? 0 : 16)] = byte_of<int8_t>(others[i / 4], i % 4);
   seen();
+  for (int i = 0; i < 4; ++i) it.multiply(c[i], i < 2 ? group : group + 8, 2 * member + i % 2);
+  seen();
+}
+
+// The same section, "Matrix Fragments for mma.m8n8k16": A row group, B column group, both at k 4 member + i; C row
+// group, column 2 member + i.
+template <class A>
+void small_product(int& c0, int& c1, unsigned a, unsigned b) {
+  using namespace emulation;
+  static Matrices<8, 16> of_warps[kMost / kLanes];
+  auto& it = of_warps[current / kLanes];
+  int group = current % kLanes / 4, member = current % 4;
   for (int i = 0; i < 4; ++i) {
-    int row = i < 2 ? group : group + 8, column = 2 * member + i % 2;
-    for (int k = 0; k < 32; ++k) c[i] += a[row * 32 + k] * b[column * 32 + k];
+    it.a[group][4 * member + i] = byte_of<A>(a, i);
+    it.b[group][4 * member + i] = byte_of<int8_t>(b, i);
   }
   seen();
-}
-inline void mma_u8s8(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-  emulated_mma<uint8_t>(c, a0, a1, a2, a3, b0, b1);
-}
-inline void mma_s8s8(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-  emulated_mma<int8_t>(c, a0, a1, a2, a3, b0, b1);
+  it.multiply(c0, group, 2 * member);
+  it.multiply(c1, group, 2 * member + 1);
+  seen();
 }
 
 extern "C" void set_backwards(bool on) { emulation::backwards = on; }

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bitnet.errors import ResourceError
 
 FOLDER = Path(__file__).parent / "kernels"
-SOURCES = ("attention.cu", "gemv.cu", "rows.cu", "screen.cu", "select.cu")
+SOURCES = ("attention.cu", "gemm.cu", "gemv.cu", "rows.cu", "screen.cu", "select.cu", "splits.cu")
 THREADS = 256  # of a block, as common.cuh has it
 PIECE = 512  # bytes that memory is given out in
 LARGE = 1 << 20  # weights and caches: they go back to the driver with the model that had them
@@ -81,6 +81,8 @@ class Device(ABC):
     arch: int  # compute capability, 90 for 9.0
     processors: int
     cache_bytes: int  # of the second cache
+    shared: int  # bytes of shared memory that a block may have
+    clock: float  # Hz, at most
 
     def __init__(self) -> None:
         self.kept, self._passing = Pool(self, exact=True), Pool(self)
@@ -108,6 +110,12 @@ class Device(ABC):
     @abstractmethod
     def launch(self, kernel: AnyKernel, grid: Grid, values: Sequence[Any], shared: int = 0) -> None:
         """shared: bytes of dynamic shared memory, of a kernel in CUDA C++."""
+
+    def run(self, name: str, grid: int | tuple[int, ...], *values: Any, shared: int = 0) -> None:
+        """A kernel in CUDA C++ by its name; no blocks, no launch."""
+        x, y, z = (*((grid,) if isinstance(grid, int) else grid), 1, 1)[:3]
+        if x and y and z:
+            self.launch(kernels()[name], (x, y, z), [address(value) for value in values], shared)
 
     @abstractmethod
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -238,6 +246,13 @@ class Pool:
         if not sys.is_finalizing():  # the driver may be gone, and with the process everything else
             del self._sizes[address]
             self.device.release(address)
+
+
+def address(value: Any) -> Any:
+    """As an argument of a kernel: arrays stand for their addresses, None for none."""
+    if isinstance(value, Array):
+        return value.address
+    return 0 if value is None else value
 
 
 def rounded(nbytes: int, piece: int) -> int:

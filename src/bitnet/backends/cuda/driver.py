@@ -16,7 +16,7 @@ from bitnet.backends.cuda.compiler import INSTALL, Program, compile_kernel
 from bitnet.backends.cuda.device import LARGE, THREADS, AnyKernel, Device, Grid, TritonKernel
 from bitnet.errors import DeviceError, ResourceError
 
-LEAST_ARCH = 80  # Triton's integer and TF32 products begin there
+LEAST_ARCH = 75  # products of bytes, mma.m8n8k16, begin there; and CUDA 13 compiles for nothing older
 
 
 def driver() -> ModuleType:
@@ -51,7 +51,7 @@ class DriverGPU(Device):
             raise DeviceError(f"There are {count} NVIDIA GPUs; number {index} was asked for.", "CUDA_VISIBLE_DEVICES?")
         device = self._check("cuDeviceGet", index)
         self.name = self._check("cuDeviceGetName", 256, device).split(b"\0")[0].decode()
-        major, minor, self.processors, self.shared, self.cache_bytes = (
+        major, minor, self.processors, self.shared, self.cache_bytes, kilohertz = (
             int(
                 self._check(
                     "cuDeviceGetAttribute", getattr(self.api.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}"), device
@@ -63,13 +63,15 @@ class DriverGPU(Device):
                 "MULTIPROCESSOR_COUNT",
                 "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN",
                 "L2_CACHE_SIZE",
+                "CLOCK_RATE",
             )
         )
+        self.clock = 1e3 * kilohertz
         self.arch = 10 * major + minor
         if self.arch < LEAST_ARCH:
             raise DeviceError(
-                f"{self.name} has compute capability {major}.{minor}; 8.0 is the least.",
-                "Cards from Ampere on will do; run on the CPU: --device cpu",
+                f"{self.name} has compute capability {major}.{minor}; 7.5 is the least.",
+                "Cards from Turing on will do (T4, RTX 20); run on the CPU: --device cpu",
             )
         self._context = self._check("cuDevicePrimaryCtxRetain", device)
         self._enter()

@@ -43,7 +43,7 @@ def make_screen(ops: CUDA, weight: DenseMatrix) -> Screen:
     down, along = tiles.count(rows, LINES), tiles.count(columns, tiles.COLUMNS)
     codes = ops.device.zeros((down, along, LINES, tiles.COLUMNS), np.int8)
     measures = ops.device.zeros((rows, 3))
-    ops.run("screen_rows", down * LINES, weight.data, DENSE[weight.dtype], rows, columns, codes, measures)
+    ops.device.run("screen_rows", down * LINES, weight.data, DENSE[weight.dtype], rows, columns, codes, measures)
     return Screen(codes, measures)
 
 
@@ -55,16 +55,16 @@ def screened(ops: CUDA, scored: Scored, tops: Array, room: int) -> Array:
     rows, device = weight.shape[0], ops.device
     codes, multipliers, _ = ops.quantise(Prepared(x))
     of_x = device.empty((tokens, 2))
-    ops.run("measure_rows", tokens, x, codes, multipliers, columns, of_x)
+    ops.device.run("measure_rows", tokens, x, codes, multipliers, columns, of_x)
     least, most = (device.empty((tokens, rows)) for _ in range(2))
     stride = tiles.count(codes.shape[1], 128) * 128 + 64
     blocks = tiles.count(tiles.count(rows, LINES), 8)
     head = (screen.codes, screen.measures, rows, columns, least, most)
-    ops.run("bound_logits", blocks, codes, multipliers, of_x, tokens, *head, shared=tokens * stride)
+    ops.device.run("bound_logits", blocks, codes, multipliers, of_x, tokens, *head, shared=tokens * stride)
     ids, counts = device.empty((tokens, MOST), np.int32), device.empty((tokens,), np.int32)
-    ops.run("select_possible", tokens, least, most, tops, rows, MOST, counts, ids)
+    ops.device.run("select_possible", tokens, least, most, tops, rows, MOST, counts, ids)
     values = device.empty((tokens, MOST))
-    ops.gathered(x, weight, ids, counts, values)
+    ops.many.gathered(x, weight, ids, counts, values)
     found = device.empty((tokens, 1 + 2 * room), np.int32)
-    ops.run("select_largest", tokens, values, tops, MOST, ids, counts, room, found)
+    ops.device.run("select_largest", tokens, values, tops, MOST, ids, counts, room, found)
     return found

@@ -236,6 +236,12 @@ def attention_splits(
             sum = sum * shrink + tl.sum(weight, 1)
             total = total * shrink[:, None]
             value = tl.load(values + slot[:, None] * head_dim + d[None, :], mask=both, other=0).to(tl.float32)
+            if TYPE != "int8":
+                # What is no finite number must not reach the rows before it as 0 * NaN: the product goes without it,
+                # and the rows that see it are told.
+                nothing = value - value  # 0, or NaN
+                value = tl.where(nothing == 0.0, value, 0.0)
+                sum += tl.sum(tl.where(look, tl.sum(nothing, 1)[None, :], 0.0), 1)
             if TYPE == "int8":
                 value_scale = tl.load(value_scales + slot, mask=there, other=0.0)[None, :]
                 weight = tl.where(look, weight * value_scale, 0.0)

@@ -22,6 +22,9 @@ constexpr int kTokens = 8;  // columns of the matrix unit
 struct alignas(16) Words {
   unsigned at[4];
 };
+struct alignas(16) Four {
+  float at[4];
+};
 
 __device__ inline int lane_index() { return threadIdx.x % 32; }
 __device__ inline int warp_index() { return threadIdx.x / 32; }
@@ -42,23 +45,43 @@ __device__ inline Words load_once(const void* from) {
   return w;
 }
 
-// c (16 x 8, int32) += a (16 x 32, bytes) * b (32 x 8, int8). PTX ISA, "Matrix Fragments for mma.m16n8k32": lane l has
-// of a the rows l / 4 and l / 4 + 8 at k = 4 (l % 4) and, in a2 and a3, 16 further; of c the columns 2 (l % 4) and one
-// on.
-__device__ inline void mma_u8s8(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
-                                unsigned b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+template <class A, class B>
+constexpr bool kSame = false;
+template <class A>
+constexpr bool kSame<A, A> = true;
+
+// c (8 x 8, int32) += a (8 x 16, bytes of type A) * b (16 x 8, int8). PTX ISA, "Matrix Fragments for mma.m8n8k16": lane
+// l has of a the row l / 4 and of b the column l / 4, both at k = 4 (l % 4); of c the columns 2 (l % 4) and one on.
+#define PRODUCT(kinds)                                                                              \
+  asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." kinds ".s32 {%0, %1}, {%2}, {%3}, {%0, %1};" \
+               : "+r"(c0), "+r"(c1)                                                                 \
+               : "r"(a), "r"(b))
+template <class A>
+__device__ inline void small_product(int& c0, int& c1, unsigned a, unsigned b) {
+  if constexpr (kSame<A, signed char>)
+    PRODUCT("s8.s8");
+  else
+    PRODUCT("u8.s8");
 }
-__device__ inline void mma_s8s8(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
-                                unsigned b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+#undef PRODUCT
+
+// c (16 x 8) += a (16 x 32) * b (32 x 8), likewise. "Matrix Fragments for mma.m16n8k32": lane l has of a the rows l / 4
+// and l / 4 + 8 at k = 4 (l % 4) and, in a2 and a3, 16 further.
+#define PRODUCT(kinds)                                                                \
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." kinds                         \
+               ".s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                       \
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
+template <class A>
+__device__ inline void large_product(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                     unsigned b1) {
+  if constexpr (kSame<A, signed char>)
+    PRODUCT("s8.s8");
+  else
+    PRODUCT("u8.s8");
 }
+#undef PRODUCT
+
 __device__ inline float half_to_float(unsigned short bits) {
   float x;
   asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
@@ -71,7 +94,34 @@ __device__ inline unsigned short float_to_half(float x) {
 }
 #endif
 
+// The larger product, on every card: before 8.0 the matrix unit takes a quarter of it at once, in the same fragments.
+template <class A>
+__device__ inline void mma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+#if __CUDA_ARCH__ >= 800
+  large_product<A>(c, a0, a1, a2, a3, b0, b1);
+#else
+  small_product<A>(c[0], c[1], a0, b0);
+  small_product<A>(c[2], c[3], a1, b0);
+  small_product<A>(c[0], c[1], a2, b1);
+  small_product<A>(c[2], c[3], a3, b1);
+#endif
+}
+
 __device__ inline float bfloat_to_float(unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); }
+
+enum Dense { kF32, kF16, kBF16 };  // types of float matrices
+
+struct Half {
+  unsigned short bits;
+};
+struct BFloat {
+  unsigned short bits;
+};
+__device__ inline float widened(float x) { return x; }
+__device__ inline float widened(Half x) { return half_to_float(x.bits); }
+__device__ inline float widened(BFloat x) { return bfloat_to_float(x.bits); }
+__device__ inline float widened(signed char x) { return float(x); }
+
 __device__ inline bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
 
 struct Sum {

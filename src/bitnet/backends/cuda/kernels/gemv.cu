@@ -1,10 +1,6 @@
 // A few tokens times ternary weights: reads every weight once, from up to three matrices, and rounds the tokens itself.
-//
-// Weights lie in tiles of 64 rows and 64 columns, tile after tile along a row. A tile is 16 lines of 64 bytes: byte k
-// of line r has column k of the rows r, r + 16, r + 32 and r + 48 in its bit pairs, lowest first, as w + 1 in {0, 1,
-// 2}. Masked with 0x03 << 2f it is code * 4^f, an operand as it stands, and sums of it are 4^f times too large:
-// exactly. With w + 1 for w the sum of the token's codes is too much. In 32 bits this holds up to 2^17 columns.
 #include "rows.cuh"
+#include "tiles.cuh"
 
 struct Matrix {
   const unsigned char* tiles;
@@ -16,38 +12,15 @@ struct Matrix {
 constexpr int kCells = kRows * kTokens;  // of a tile of results
 constexpr int kAhead = 4;                // tiles whose loads a warp has under way
 
-struct Accumulators {
-  int at[4][4];  // of the bit pairs
-
-  __device__ void clear() {
-    for (auto& field : at)
-      for (int& value : field) value = 0;
-  }
-
-  // low, high: the lane's 16 columns of the lines lane / 4 and lane / 4 + 8; x: of token lane / 4.
-  __device__ void add(const Words& low, const Words& high, const Words& x) {
-#pragma unroll
-    for (int field = 0; field < 4; ++field) {
-      unsigned mask = 0x03030303u << 2 * field;
-#pragma unroll
-      for (int half = 0; half < 4; half += 2)
-        mma_u8s8(at[field], low.at[half] & mask, high.at[half] & mask, low.at[half + 1] & mask,
-                 high.at[half + 1] & mask, x.at[half], x.at[half + 1]);
-    }
-  }
-
-  // cells: (kRows, kTokens).
-  __device__ void store(int* cells) const {
-    int row = lane_index() / 4, token = lane_index() % 4 * 2;
-#pragma unroll
-    for (int field = 0; field < 4; ++field)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) cells[(16 * field + row + i / 2 * 8) * kTokens + token + i % 2] = at[field][i];
-  }
-};
+// cells: (kRows, kTokens).
+__device__ inline void store(const Sums<1>& sums, int* cells) {
+  for_each_sum<1>([&](int i, int field, int part) {
+    cells[row_of(field, part) * kTokens + token_of(i, part)] = sums.at[i][field][part];
+  });
+}
 
 // The tiles first, first + step, ... before last, of one row of tiles.
-__device__ inline void accumulate(Accumulators& sums, const unsigned char* tiles, const signed char* codes, int stride,
+__device__ inline void accumulate(Sums<1>& sums, const unsigned char* tiles, const signed char* codes, int stride,
                                   int tokens, int first, int last, int step) {
   int lane = lane_index();
   bool mine = lane / 4 < tokens;  // the other columns of the matrix unit are zero
@@ -64,8 +37,8 @@ __device__ inline void accumulate(Accumulators& sums, const unsigned char* tiles
 #pragma unroll
     for (int i = 0; i < kAhead; ++i)
       if (tile + i * step < last) {
-        Words of_x = {};
-        if (mine) of_x = *reinterpret_cast<const Words*>(x + (tile + i * step) * kColumns);
+        Words of_x[1] = {};
+        if (mine) of_x[0] = *reinterpret_cast<const Words*>(x + (tile + i * step) * kColumns);
         sums.add(low[i], high[i], of_x);
       }
   }
@@ -122,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
     }
   }
   const unsigned char* weights = w.tiles + size_t(tile) * along * kTileBytes;
-  Accumulators sum;
+  Sums<1> sum;
   float totals[kCells / kThreads] = {};
 
   if (group) {  // a warp for each group, then the groups in their order
@@ -138,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
       sum.clear();
       if (mine < groups) accumulate(sum, weights, shared_codes, stride, tokens, mine * each, (mine + 1) * each, 1);
       __syncthreads();
-      sum.store(cells + warp_index() * kCells);
+      store(sum, cells + warp_index() * kCells);
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kCells / kThreads; ++i) {
@@ -156,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
     sum.clear();
     accumulate(sum, weights, shared_codes, stride, tokens, first + warp_index(), minimum(first + share, along), kWarps);
     __syncthreads();
-    sum.store(cells + warp_index() * kCells);
+    store(sum, cells + warp_index() * kCells);
     __syncthreads();
   }
 

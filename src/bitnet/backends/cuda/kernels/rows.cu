@@ -46,8 +46,6 @@ extern "C" __global__ void take_rows(const float* x, const int* rows, int column
   for (int c = threadIdx.x; c < columns; c += kThreads) out[size_t(blockIdx.x) * columns + c] = from[c];
 }
 
-enum Dense { kF32, kF16, kBF16 };
-
 extern "C" __global__ void embed_dense(const int* ids, const void* table, int type, int columns, float* out) {
   size_t from = size_t(ids[blockIdx.x]) * columns, to = size_t(blockIdx.x) * columns;
   for (int c = threadIdx.x; c < columns; c += kThreads) {

@@ -10,8 +10,6 @@ constexpr int kLineTile = kLines * kColumns;
 // cuts its sums off at 24 bits, twice for every 8 columns, and always towards zero.
 constexpr float kSlack = 1.0f / (1 << 23);
 
-enum Dense { kF32, kF16, kBF16 };
-
 __device__ inline float dense_at(const void* table, int type, size_t at) {
   const unsigned short* halves = static_cast<const unsigned short*>(table);
   return type == kF32   ? static_cast<const float*>(table)[at]
@@ -91,8 +89,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     if (lane / 4 < tokens) of_token = *reinterpret_cast<const Words*>(codes + i * kColumns);
 #pragma unroll
     for (int half = 0; half < 4; half += 2)
-      mma_s8s8(sum, low.at[half], high.at[half], low.at[half + 1], high.at[half + 1], of_token.at[half],
-               of_token.at[half + 1]);
+      mma<signed char>(sum, low.at[half], high.at[half], low.at[half + 1], high.at[half + 1], of_token.at[half],
+                       of_token.at[half + 1]);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

@@ -3,9 +3,10 @@
 
 constexpr int kDigits = 256;
 
-// A float's bits, in an order in which they compare like the floats; what is not a number is above all.
+// A float's bits, in an order in which they compare like the floats, both zeros alike; what is not a number is above
+// all.
 __device__ inline unsigned sortable(float x) {
-  unsigned bits = __float_as_uint(x);
+  unsigned bits = x == 0.0f ? 0 : __float_as_uint(x);
   if (x != x) return 0xffffffffu;
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
