@@ -4,7 +4,7 @@ BIN := .venv/bin
 FUZZ_SECONDS ?= 60
 CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 
-.PHONY: run test test-all test-cuda test-tvm lint sanitize fuzz bench goldens clean
+.PHONY: run test test-all test-cuda test-tvm lint sanitize fuzz bench bench-gpu goldens clean
 .DELETE_ON_ERROR:
 
 run: .venv/built
@@ -47,6 +47,10 @@ fuzz: .venv/fuzz
 bench: .venv/built
 	$(BIN)/bitnet bench --synthetic 2B-4T
 
+# On a card: first whether it computes what the CPU does, then its speed, into build/gpu.json and build/gpu.md.
+bench-gpu: .venv/gpu
+	$(BIN)/python benchmarks/gpu.py --out build/gpu.json
+
 # Records again what llama.cpp computes on the fixtures; compiles it, which takes a quarter of an hour.
 goldens: .venv/built
 	$(BIN)/python tests/golden/make_goldens.py
@@ -76,6 +80,11 @@ goldens: .venv/built
 
 .venv/cuda: .venv/test pyproject.toml
 	$(BIN)/pip install -q -e '.[cuda]'
+	@touch $@
+
+.venv/gpu: .venv/built pyproject.toml
+	$(BIN)/pip install -q -e '.[cuda]'
+	$(BIN)/pip install -q --group gpu-peers || echo "Without torch and transformers: their rows of the report stay empty."
 	@touch $@
 
 .venv/fuzz: .venv/test

@@ -1,14 +1,17 @@
-"""Measures the GPU backend: python benchmarks/gpu.py --out gpu.json
+"""Measures the GPU backend: make bench-gpu, or python benchmarks/gpu.py --out gpu.json
 
-Environment and limits of the card, correctness of the products against integers of NumPy's, kernels, a model with
-random weights (decode, batches, prompts), and transformers beside it where that is installed. Every section has its own
-cap; the whole stays under ten minutes. A section that fails says so, and the others go on.
+First whether the card computes what the CPU does (gpu_check.py): where it does not, nothing is timed. Then limits of
+the card, kernels, a model with random weights (decode, batches, prompts), and torch and transformers beside it where
+they are installed. Every section has its own cap; the whole stays under ten minutes. A section that fails says so, and
+the others go on. Beside the JSON goes the same as Markdown, for docs/gpu.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
 import platform
 import sys
 import time
@@ -21,20 +24,29 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
+
+import gpu_check
+import gpu_peers
+from gpu_tables import markdown
 
 from bitnet import models
 from bitnet.backends.base import BLOCK_SIZE, Step
 from bitnet.backends.cuda import CUDA, tiles
 from bitnet.backends.cuda.device import Array, Device
 from bitnet.backends.cuda.weights import TernaryMatrix
+from bitnet.errors import BitNetError
 from bitnet.models import Decoder
 from bitnet.models.decoder import projection_shapes
 from bitnet.models.synthetic import SyntheticCheckpoint
 from bitnet.quant.random import RandomTernary
-from bitnet.quant.tensor import Tensor, TernaryTensor
+from bitnet.quant.tensor import Tensor
 
 GB = 1e9
+# int8 operations of a multiprocessor's matrix units in a cycle, dense, by compute capability (NVIDIA's whitepapers; of
+# others as of 8.6).
+INT8 = {75: 2048, 80: 4096, 86: 2048, 89: 2048, 90: 8192, 100: 16384, 120: 2048}
 PACKAGES = ("numpy", "triton", "cuda-bindings", "nvidia-cuda-nvrtc", "torch", "transformers")
 # Every way to lay four codes of {0, 1, 2} into a byte.
 BYTES = np.array([a | b << 2 | c << 4 | d << 6 for a in range(3) for b in range(3) for c in range(3) for d in range(3)])
@@ -45,7 +57,7 @@ class Sizes:
     """How much is measured."""
 
     model: str = "2B-4T"
-    rows: tuple[int, ...] = (1, 2, 3, 8, 9, 16, 64, 257)
+    check: gpu_check.Extent | None = None  # None: all of it, on the model's shapes
     sweep: tuple[int, ...] = (1, 2, 4, 8, 16, 64, 256, 2048)
     contexts: tuple[int, ...] = (64, 512, 2048)
     batches: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -90,10 +102,12 @@ def random_matrix(device: Device, n: int, k: int, seed: int, scale: float = 1.0)
 
 def environment(device: Device) -> dict[str, Any]:
     found: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"),
         "gpu": device.name,
         "compute capability": device.arch / 10,
         "multiprocessors": device.processors,
         "second cache, bytes": device.cache_bytes,
+        "clock, MHz": device.clock / 1e6,
         "free memory, GB": device.free_bytes() / GB,
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -126,26 +140,19 @@ def limits(section: Section, ops: CUDA, sizes: Sizes) -> None:
     replay = device.capture(tiny)
     section.results["launch in a graph, us"] = median(device, replay, sizes.repeats) / nodes * 1e6
     section.results["launch without, us"] = median(device, tiny, sizes.repeats) / nodes * 1e6
-    section.results["bf16 product, TFLOP/s"] = bf16_product(sizes.square)
+    section.results["int8 peak by the clock, TOP/s"] = (
+        INT8.get(device.arch, 2048) * device.processors * device.clock / 1e12
+    )
+    for name, product in (("bf16", gpu_peers.bf16_product), ("int8", gpu_peers.int8_product)):
+        section.results[f"torch's {name} product, TOP/s"] = attempt(lambda: product(sizes.square))  # noqa: B023
 
 
-def bf16_product(size: int) -> float | str:
+def attempt(work: Callable[[], Any]) -> Any:
+    """What it gives, or why it gives nothing: peers may be missing, or fail in any way."""
     try:
-        import torch
-    except ImportError:
-        return "torch is not installed"
-    if not torch.cuda.is_available():
-        return "torch sees no GPU"
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for _ in range(10):
-        a @ b
-    last.record()
-    torch.cuda.synchronize()
-    return 10 * 2 * size**3 / (first.elapsed_time(last) / 1e3) / 1e12
+        return work()
+    except Exception as error:
+        return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1][:200]
 
 
 def shapes_of(model: str) -> list[tuple[str, int, int]]:
@@ -156,28 +163,6 @@ def shapes_of(model: str) -> list[tuple[str, int, int]]:
     names = {"o": "self_attn.o_proj", "down": "mlp.down_proj"}
     found = [("qkv", qkv, config.hidden_size), ("gate_up", 2 * config.intermediate_size, config.hidden_size)]
     return found + [(name, *shape[full]) for name, full in names.items()]
-
-
-def correctness(section: Section, ops: CUDA, sizes: Sizes) -> None:
-    """Products of whole numbers, equal to NumPy's: the worst of every kind of kernel would be 0."""
-    random = np.random.default_rng(0)
-    for name, n, k in section.each(shapes_of(sizes.model)):
-        codes = random.integers(-1, 2, (n, k), np.int8)
-        weight = ops.put(TernaryTensor(codes, np.ones((), np.float32)))
-        for rows in sizes.rows:
-            x = random.integers(-127, 128, (rows, k)).astype(np.float32)
-            x[:, -1] = 127
-            poison(ops.device, rows * n)
-            ours = ops.to_host(ops.linear(ops.device.put(x), weight)[0])
-            some = random.choice(n, min(n, 512), replace=False)  # outputs: NumPy takes its time
-            exact = x.astype(np.int64) @ codes[some].T.astype(np.int64)
-            wrong = int((ours[:, some] != exact).sum())
-            section.results[f"{name} {rows}"] = "exact" if not wrong else f"{wrong} of {exact.size} are wrong"
-
-
-def poison(device: Device, count: int) -> None:
-    """The piece of memory that the next product will probably be given."""
-    device.empty((count,)).write(np.full(count, np.nan, np.float32))
 
 
 def kernels(section: Section, ops: CUDA, sizes: Sizes) -> None:
@@ -242,6 +227,10 @@ def model_bytes(model: Decoder) -> int:
     return sum(getattr(weight, "nbytes", 0) for weight in kept.values())
 
 
+def ternary_weights(model: Decoder) -> int:
+    return sum(math.prod(w.shape) for w in model.weights.values() if isinstance(w, TernaryMatrix))
+
+
 def prompts(section: Section, model: Decoder, sizes: Sizes) -> None:
     ops, c = model.ops, model.config
     assert isinstance(ops, CUDA)
@@ -264,91 +253,65 @@ def prompts(section: Section, model: Decoder, sizes: Sizes) -> None:
             begun = time.perf_counter()
             read()
             times.append(time.perf_counter() - begun)
-        section.results[f"{length} tokens"] = {"tok/s": length / float(np.median(times))}
+        seconds = float(np.median(times))
+        section.results[f"{length} tokens"] = {
+            "tok/s": length / seconds,
+            "int8 TOP/s": 2 * length * ternary_weights(model) / seconds / 1e12,
+        }
 
 
-def transformers_beside(section: Section, sizes: Sizes) -> None:
-    """A dense bfloat16 decoder of the same shape, eagerly and with a static cache and graphs; and its own BitNet."""
-    import torch
-    import transformers
-
-    if not torch.cuda.is_available():
-        section.results["left out"] = "torch sees no GPU"
-        return
-    _, c, _ = models.open_model(SyntheticCheckpoint(sizes.model))
-    shape = {
-        name: getattr(c, name)
-        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-    }
-    config = transformers.BitNetConfig(**shape, num_key_value_heads=c.num_key_value_heads, max_position_embeddings=4096)
-    ids = torch.ones((1, 64), dtype=torch.long, device="cuda")
-    # The one that is compiled last: it takes longest, and is the likeliest to fail.
-    for kind in section.each(("dense, eager", "BitNet, eager", "dense, static cache and graphs")):
-        try:
-            section.results[kind] = {"tok/s": generating(config, kind, ids)}
-        except Exception as error:
-            section.results[kind] = "".join(traceback.format_exception_only(error)).strip()
-        torch.cuda.empty_cache()
+def peers(section: Section, sizes: Sizes) -> None:
+    """At the context of the bar."""
+    _, config, _ = models.open_model(SyntheticCheckpoint(sizes.model))
+    for name in section.each(list(gpu_peers.PEERS)):
+        speed = attempt(lambda: gpu_peers.PEERS[name](config, sizes.contexts[min(1, len(sizes.contexts) - 1)]))  # noqa: B023
+        section.results[name] = {"tok/s": speed} if isinstance(speed, float) else speed
+        if "torch" in sys.modules:
+            attempt(sys.modules["torch"].cuda.empty_cache)
 
 
-def generating(config: Any, kind: str, ids: Any) -> float:
-    """Tokens a second of transformers' generate, without the prompt."""
-    import torch
-    import transformers
-
-    with torch.device("cuda"):
-        model = transformers.BitNetForCausalLM(config).to(torch.bfloat16).eval()
-    if kind.startswith("BitNet"):
-        from transformers.integrations.bitnet import replace_with_bitnet_linear
-
-        quantization = transformers.BitNetQuantConfig()
-        model = replace_with_bitnet_linear(model, ["lm_head"], quantization_config=quantization).to("cuda")
-    options: dict[str, Any] = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    if "static" in kind:
-        options["cache_implementation"] = "static"
-        model.forward = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True)
-
-    def generate(count: int) -> float:
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        model.generate(ids, max_new_tokens=count, min_new_tokens=count, **options)
-        torch.cuda.synchronize()
-        return time.perf_counter() - begun
-
-    with torch.inference_mode():
-        for count in (72, 8, 72, 8):  # a static cache of either length is compiled for, and the graphs are captured
-            generate(count)
-        return 64 / (min(generate(72) for _ in range(2)) - min(generate(8) for _ in range(2)))
-
-
-def table(found: dict[str, Any]) -> str:
-    lines = []
-    for section, results in found.items():
-        lines.append(section)
-        for name, value in results.items():
-            values = value if isinstance(value, dict) else {"": value}
-            shown = "  ".join(f"{number(each)} {unit}".rstrip() for unit, each in values.items())
-            lines.append(f"  {name:<34} {shown}")
-    return "\n".join(lines)
-
-
-def number(value: Any) -> str:
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+def check(device: Device, sizes: Sizes) -> dict[str, str]:
+    print("Does the card compute what the CPU does?", flush=True)
+    extent = sizes.check or gpu_check.Extent([(n, k) for _, n, k in shapes_of(sizes.model)])
+    return gpu_check.check(device, extent, lambda line: print(line, flush=True))
 
 
 def main(
     arguments: Sequence[str] | None = None, device: Device | None = None, sizes: Sizes = Sizes()
 ) -> dict[str, Any]:
-    """device: another than the first GPU, for tests."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="write JSON")
+    """device: another than the first GPU, for tests. Exits with 1 where the card computes something else."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write JSON here, and Markdown beside it")
+    parser.add_argument("--check", action="store_true", help="only see whether the card computes what the CPU does")
+    parser.add_argument("--anyway", action="store_true", help="take times even where it does not")
     options = parser.parse_args(arguments)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     if device is None:
-        from bitnet.backends.cuda.driver import DriverGPU
-
-        device = DriverGPU()
-    ops = QuickOps(device)
+        device = first_gpu()
     found: dict[str, Any] = {"environment": environment(device)}
+
+    def keep() -> None:
+        if options.out:
+            options.out.write_text(json.dumps(found, indent=1, default=str) + "\n")
+            options.out.with_suffix(".md").write_text(markdown(found))
+
+    begun = time.monotonic()
+    found["check"] = check(device, sizes)
+    keep()
+    wrong = gpu_check.wrong_ones(found["check"])
+    seconds = time.monotonic() - begun
+    print(f"{len(found['check']) - len(wrong)} of {len(found['check'])} are right, in {seconds:.0f} s.\n", flush=True)
+    if wrong:
+        print("\n".join(f"  {name}: {verdict}" for name, verdict in wrong.items()))
+        if not options.anyway:
+            sys.exit(
+                f"{device.name} does not compute what the CPU does: nothing is timed. --anyway takes times even so."
+            )
+    if options.check:
+        return found
+
+    ops = QuickOps(device)
     model: list[Decoder] = []
 
     def measure(name: str, cap: float, work: Callable[[Section], None]) -> None:
@@ -360,8 +323,8 @@ def main(
             traceback.print_exc()
         section.results["seconds"] = time.monotonic() - section.started
         found[name] = section.results
-        if options.out:
-            options.out.write_text(json.dumps(found, indent=1, default=str))
+        print(f"{name}: {section.results['seconds']:.0f} s", flush=True)
+        keep()
 
     def load(section: Section) -> None:
         model.append(models.load(SyntheticCheckpoint(sizes.model), ops, force=True))
@@ -370,15 +333,26 @@ def main(
     singles = [(1, context) for context in sizes.contexts]
     batches = [(batch, sizes.contexts[min(1, len(sizes.contexts) - 1)]) for batch in sizes.batches]
     measure("limits", 30, lambda section: limits(section, ops, sizes))
-    measure("correctness", 90, lambda section: correctness(section, ops, sizes))
     measure("kernels", 120, lambda section: kernels(section, ops, sizes))
     measure("load", 60, load)
     measure("decode", 45, lambda section: decoding(section, model[0], singles, sizes))
     measure("batches", 75, lambda section: decoding(section, model[0], batches, sizes))
     measure("prompts", 60, lambda section: prompts(section, model[0], sizes))
-    measure("transformers", 100, lambda section: transformers_beside(section, sizes))
-    print(table(found))
+    model.clear()  # its memory is the peers' now
+    gc.collect()
+    device.trim()
+    measure("peers", 150, lambda section: peers(section, sizes))
+    print("\n" + markdown(found))
     return found
+
+
+def first_gpu() -> Device:
+    from bitnet.backends.cuda.driver import DriverGPU
+
+    try:
+        return DriverGPU()
+    except BitNetError as error:
+        sys.exit(f"{error}\n{error.hint or ''}")
 
 
 if __name__ == "__main__":
