@@ -115,7 +115,7 @@ def scales_and_residuals(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]
 
 
 def float_products(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
-    """Good to 20 bits, and the same bits whatever rows are beside."""
+    """Of 22 bits but for their sums, which matrix units cut off; and the same bits whatever rows are beside."""
     random = np.random.default_rng(2)
     values = floats(random, 500, 320)
     kinds = {
@@ -127,7 +127,7 @@ def float_products(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
         weight, x, exact = ops.put(w), floats(random, 40, 320), w.dequantize().astype(np.float64)
         ours = ops.to_host(ops.linear(ops.device.put(x), weight)[0])
         sizes = np.abs(x).astype(np.float64) @ np.abs(exact).T
-        yield kind, near(ours, x.astype(np.float64) @ exact.T, 2**-20 * sizes)
+        yield kind, near(ours, x.astype(np.float64) @ exact.T, 2**-18 * sizes)
         for rows in (1, 7, 33):
             few = ops.to_host(ops.linear(ops.device.put(x[:rows]), weight)[0])
             yield f"{kind}, {rows} of 40 rows", equal(few, ours[:rows])
@@ -181,7 +181,8 @@ def attention(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
 def likeliest_logits(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
     random = np.random.default_rng(5)
     logits = floats(random, 3, extent.vocab)
-    logits[1] = np.round(8 * logits[1])  # many are equal, zeros of both signs among them
+    logits[1] = np.round(8 * logits[1])  # many are equal
+    logits[2] = np.where(np.abs(logits[2]) < 0.01, 0 * logits[2], -np.abs(logits[2]))  # as are zeros of either sign
     for top in (1, 40):
         found = ops.select(ops.device.put(logits), ops.device.put(np.full(3, top, np.int32)), extent.vocab).numpy()
         for row, entry in zip(logits, found, strict=True):

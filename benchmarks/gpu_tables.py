@@ -64,7 +64,10 @@ def bar(found: Found) -> list[tuple[str, str, str, str]]:
 def markdown(found: Found) -> str:
     about = found["environment"]
     versions = ", ".join(f"{name} {about[name]}" for name in ("cuda-bindings", "triton", "torch") if about.get(name))
-    lines = [f"{about['date']}, {about['gpu']} (compute capability {about['compute capability']}; {versions})", ""]
+    checks = list(found.get("check", {}).values())
+    right = sum(verdict.startswith("as the CPU") for verdict in checks)
+    card = f"{about['date']}, {about['gpu']} (compute capability {about['compute capability']}; {versions})"
+    lines = [f"{card}; {right} of {len(checks)} checks right", ""]
     lines += table(("", "measured", "the bar (H200)", "of the card"), bar(found))
     for name in ("limits", "kernels", "decode", "batches", "prompts", "peers"):
         if name in found:

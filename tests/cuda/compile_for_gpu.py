@@ -17,6 +17,7 @@ import triton
 
 from bitnet.backends.cuda.compiler import Program, compile_cuda, compile_triton
 from bitnet.backends.cuda.device import SOURCES
+from bitnet.backends.cuda.many_rows import TRITON_ARCH
 from bitnet.backends.cuda.with_triton import attention_kernel, dense_kernel, gemm_kernel
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -49,6 +50,8 @@ def report(program: Program, label: str = "") -> None:
 def main(arch: int) -> None:
     for source in SOURCES:
         report(compile_cuda(source, arch))
+    if arch < TRITON_ARCH:
+        return
     report(compile_triton(gemm_kernel(1, 64, True, False, False), arch), "gemm split")
     report(compile_triton(gemm_kernel(4, 128 if arch >= 90 else 64, False, False, True), arch), "gemm large")
     report(compile_triton(gemm_kernel(1, 16, False, True, False), arch), "gemm grouped")

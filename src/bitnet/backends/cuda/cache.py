@@ -9,7 +9,7 @@ import numpy as np
 from bitnet.backends.base import BLOCK_SIZE
 from bitnet.backends.cuda.device import Array, Device
 
-TYPES = {"f32": 0, "f16": 1, "int8": 2}  # as attention.cu numbers them
+TYPES = {"f32": 0, "f16": 1, "int8": 2}  # as common.cuh numbers them
 SIZES = {"f32": 4, "f16": 2, "int8": 1}
 
 

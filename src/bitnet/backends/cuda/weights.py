@@ -11,7 +11,7 @@ from bitnet.backends.cuda.device import Array, Device
 from bitnet.errors import UnsupportedError
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
 
-DENSE = {"F32": 0, "F16": 1, "BF16": 2}  # as rows.cu numbers them
+DENSE = {"F32": 0, "F16": 1, "BF16": 2}  # as common.cuh numbers them
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,8 +4,6 @@
 // scales (kv_heads, slots).
 #include "common.cuh"
 
-enum CacheType { kCacheF32, kCacheF16, kCacheInt8 };
-
 constexpr int kPairs = 8;  // of a vector that a lane has: up to 512 numbers
 
 struct Pairs {

@@ -110,6 +110,7 @@ __device__ inline void mma(int (&c)[4], unsigned a0, unsigned a1, unsigned a2, u
 __device__ inline float bfloat_to_float(unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); }
 
 enum Dense { kF32, kF16, kBF16 };  // types of float matrices
+enum CacheType { kCacheF32, kCacheF16, kCacheInt8 };
 
 struct Half {
   unsigned short bits;

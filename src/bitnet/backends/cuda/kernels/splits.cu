@@ -1,8 +1,6 @@
 // Attention over the paged cache in splits of positions, for cards that Triton does not compile for.
 #include "common.cuh"
 
-enum CacheType { kCacheF32, kCacheF16, kCacheInt8 };
-
 constexpr int kQueries = 32;  // rows and heads of a block
 constexpr int kOfWarp = kQueries / kWarps;
 constexpr int kStep = 32;           // positions at once: one for each lane
