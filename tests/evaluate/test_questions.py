@@ -74,6 +74,22 @@ def test_labels_beside_the_file(tmp_path: Path) -> None:
         read_questions(path)
 
 
+@pytest.mark.parametrize("answer", [1, "1", "B", "sea"])
+def test_an_answer_is_an_index_a_letter_or_a_choice(answer: Any, tmp_path: Path) -> None:
+    """In a file as Windows writes it, of texts with line separators that end no line."""
+    record = {"question": "Where\u2028to?", "choices": ["den", "sea"], "answer": answer}
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{json.dumps(record, ensure_ascii=False)}\r\n".encode() * 2)
+    assert read_questions(path) == [Question("Where\u2028to?", (" den", " sea"), 1)] * 2
+
+
+def test_labels_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    (tmp_path / "piqa.jsonl").write_text(json.dumps(PIQA))
+    (tmp_path / "piqa_labels.lst").write_text("one\n")
+    with pytest.raises(ParameterError, match="piqa_labels.lst holds something else than numbers"):
+        read_questions(tmp_path / "piqa.jsonl")
+
+
 def test_text_files(tmp_path: Path) -> None:
     (tmp_path / "hellaswag.txt").write_text(SIX * 2)
     (tmp_path / "zorro.txt").write_text("no pig could stand on at least six days .\nno pig could stand .\n")

@@ -45,6 +45,27 @@ def make(name: str) -> Any:
     ).eval()
 
 
+SMALL = {**SIZES, "num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+
+
+def other(name: str) -> Any:
+    """One of each kind of attention and of tying, with weights so large that who sees what shows."""
+    t = transformers
+    torch.manual_seed(0)
+    config: Any = getattr(t, f"{name.removesuffix('ForCausalLM')}Config", None) or t.Gemma3TextConfig
+    if name == "BertForMaskedLM":
+        return t.BertForMaskedLM(t.BertConfig(**{**SMALL, "num_attention_heads": 2})).eval()
+    if name in ("BloomForCausalLM", "MambaForCausalLM", "FalconForCausalLM"):
+        sizes = {"vocab_size": 272, "hidden_size": 32, "num_hidden_layers": 1, "n_layer": 1, "num_attention_heads": 2}
+        return getattr(t, name)(config(**sizes)).eval()
+    model = getattr(t, name)(config(**{**SMALL, "sliding_window": 4, "pad_token_id": 0})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter *= 8
+    return model
+
+
 def shaken(model: Any) -> Any:
     """Biases away from zero."""
     with torch.no_grad():
@@ -108,6 +129,48 @@ def test_documents_in_a_row_do_not_see_each_other() -> None:
         for part in (slice(0, 5), slice(5, 12))
     ]
     assert float(together.detach()) == pytest.approx(float(sum(apart).detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["MistralForCausalLM", "Gemma3ForCausalLM", "gpt2", "opt"])
+def test_rows_are_read_as_the_model_reads_their_documents(name: str) -> None:
+    """Also where layers have a window, or positions are learnt."""
+    model = convert_to_bitlinear(make(name) if name in ("gpt2", "opt") else other(name), mixed={"": 16})
+    targets = IDS.roll(-1, 1)
+    targets[0, [2, -1]] = -100
+    batch = {"ids": IDS, "documents": torch.tensor([[0] * 3 + [1] * 9]), "targets": targets}
+    apart = [model(input_ids=IDS[:, part]).logits for part in (slice(0, 3), slice(3, 12))]
+    wanted = torch.nn.functional.cross_entropy(torch.cat(apart, 1)[0], targets[0], reduction="sum")
+    assert float(CausalLM(model, torch.float32).loss(batch)) == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "BloomForCausalLM", "MambaForCausalLM"])
+def test_what_would_mix_the_documents_of_a_row_is_refused(name: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{name} is no causal language model that keeps"):
+        CausalLM(convert_to_bitlinear(other(name)))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "BertForMaskedLM", "FalconForCausalLM"])
+def test_the_output_head_stays_and_what_is_shared_stays_shared(name: str) -> None:
+    model = make(name) if name in ("llama", "qwen3", "gpt2") else other(name)
+    names, kept = set(dict(model.named_parameters())), dict(model.named_parameters())
+    convert_to_bitlinear(model)
+    assert not isinstance(model.get_output_embeddings(), BitLinear) and set(dict(model.named_parameters())) == names
+    assert all(kept[f"{each}.weight"] is layer.weight for each, layer in bitlinears(model).items()) or name == "gpt2"
+    convert_to_bitlinear(model, skip=())
+    assert isinstance(model.get_output_embeddings(), BitLinear) and set(dict(model.named_parameters())) == names
+
+
+def test_experts_outside_of_linear_layers_are_refused_unless_they_are_skipped() -> None:
+    sizes = {**SMALL, "num_local_experts": 2}
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes))
+    with pytest.raises(ParameterError, match="experts.gate_up_proj holds the matrices of 2 experts"):
+        convert_to_bitlinear(model)
+    assert len(bitlinears(convert_to_bitlinear(model, skip=("lm_head", "experts")))) == 4
+
+
+def test_an_expression_that_is_found_nowhere_is_refused() -> None:
+    with pytest.raises(ParameterError, match="'k_projj' is found in no weight's name"):
+        convert_to_bitlinear(make("llama"), mixed={"k_projj": 8})
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

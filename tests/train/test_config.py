@@ -58,6 +58,10 @@ def test_a_setting_takes_the_place_of_what_the_file_says(tmp_path: Path) -> None
         ("model.path=x", "give one of them"),
         ("training", "expected one such as training.steps=100"),
         ("out.deep=1", "out is not a section"),
+        ("training.steps=[1", "'[1' is no YAML"),
+        ("training.threads=-2", "threads is -2; expected 0 or more"),
+        ("data.length=1", "a row has at least 2 tokens"),
+        ("data.tokens=0", "data.tokens is 0"),
     ],
 )
 def test_what_is_wrong_is_named(setting: str, message: str, tmp_path: Path) -> None:

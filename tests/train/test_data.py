@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -115,15 +116,17 @@ def test_a_folder_gives_its_files_in_the_order_of_their_names(tmp_path: Path) ->
     assert [record["text"] for record in records(tmp_path, "")] == ["first", "second"]
 
 
-@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "arrow file"])
 def test_tables_of_hugging_face_datasets_are_read(kind: str, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [{"messages": CHAT}, {"messages": CHAT[:2]}]
     table, path = pyarrow.Table.from_pylist(rows), tmp_path / f"data-00000-of-00001.{kind}"
     if kind == "parquet":
         parquet.write_table(table, path)
-    else:  # as datasets.save_to_disk writes it
-        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
+    else:  # as datasets.save_to_disk writes it, or as a file of Arrow's own
+        new = pyarrow.ipc.new_stream if kind == "arrow" else pyarrow.ipc.new_file
+        path = path.with_suffix(".arrow")
+        with pyarrow.OSFile(str(path), "wb") as file, new(file, table.schema) as writer:
             writer.write_table(table)
     assert list(records(tmp_path, "")) == rows
     path.write_bytes(path.read_bytes()[:40])
@@ -138,6 +141,7 @@ def test_tables_of_hugging_face_datasets_are_read(kind: str, tmp_path: Path) -> 
         ("[1]", FormatError, "line 2 is no JSON object"),
         ('{"body": "x"}', ParameterError, "record 2: neither 'text'.*there is: body"),
         ('{"messages": [{"role": "user"}]}', ParameterError, r"record 2: messages\[0\].content"),
+        ('{"messages": [{"role": "assistant", "tool_calls": [{}]}]}', ParameterError, r"messages\[0\] calls a tool"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_named(encoder, line: str, error: type, message: str, tmp_path: Path) -> None:
@@ -165,3 +169,52 @@ def test_a_file_that_is_no_whole_rows_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.bin", pack([words_of([1, 2, 3])], 8, 0))
     with pytest.raises(FormatError, match="no rows of 6"):
         open_rows(tmp_path / "rows.bin", 6)
+
+
+def test_a_blank_text_is_no_document(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": ""}, {"text": " \n"}, {"text": None}, {"text": "the rain"}])
+    assert len(list(encoder.documents(Source(path)))) == 1
+
+
+def test_what_holds_nothing_to_learn_is_refused(encoder: Encoder, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"messages": CHAT[:1]}])
+    with pytest.raises(ParameterError, match="nothing to learn in .*a.jsonl"):
+        prepare(tmp_path / "rows.bin", [Source(path)], encoder, 16)
+    assert not (tmp_path / "rows.bin").exists()
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.ndjson"])
+@pytest.mark.parametrize("how", ["lines", "list", "windows"])
+def test_json_is_a_list_or_objects_by_line(name: str, how: str, tmp_path: Path) -> None:
+    rows = [{"text": "one\u2028two"}, {"text": "three"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    texts = {"lines": "\n\n".join(lines), "list": json.dumps(rows, indent=1), "windows": "\ufeff" + "\r\n".join(lines)}
+    (tmp_path / name).write_bytes(texts[how].encode())
+    assert list(records(tmp_path / name, "")) == rows
+
+
+@pytest.mark.parametrize(
+    "content", ["é".encode("latin1"), "the rain".encode("utf-16"), gzip.compress(b"the rain"), b"the\0rain"]
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_what_is_no_text_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match=r"a\..* is no (UTF-8 )?text"):
+        list(records(tmp_path / name, ""))
+
+
+def test_splits_of_a_dataset_are_not_mixed(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write(tmp_path / split / "a.jsonl", [{"text": split}])
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(ParameterError, match="several splits: test, train"):
+        list(records(tmp_path, ""))
+    assert list(records(tmp_path / "train", "")) == [{"text": "train"}]
+
+
+def test_the_tools_of_a_record_are_in_its_prompt() -> None:
+    source = "{% for tool in tools or [] %}<{{ tool['name'] }}>{% endfor %}" + CHATML
+    encoder = Encoder(tiny.tokenizer(), ChatTemplate(source))
+    words = encoder.document({"messages": CHAT[:2], "tools": [{"name": "rain"}]}, Source(Path("a")))
+    assert encoder.tokenizer.decode((words & ID).tolist()).startswith("<rain>")

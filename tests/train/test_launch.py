@@ -123,3 +123,37 @@ def test_a_run_that_is_over_stays_as_it_is(folder: Path) -> None:
 def test_what_is_not_there_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert bitnet(*arguments) in (2, 3)
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_failed_before_training_is_begun_again(folder: Path, tmp_path: Path) -> None:
+    arguments = ("train", folder / "float.yaml", "--out", tmp_path / "run", "--set", "training.steps=1")
+    assert bitnet(*arguments, "--set", f"data.train=[{{path: {folder}/nothing.txt}}]") == 2
+    assert bitnet(*arguments, "--set", "data.length=16", "--set", "data.held_out=[]") == 0
+    assert bitnet(*arguments) == 2  # now it holds one with other data
+
+
+def test_a_configuration_of_something_else_stays(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("theme: dark\n")
+    assert bitnet("train", folder / "float.yaml", "--out", tmp_path) == 2
+    assert (tmp_path / "config.yaml").read_text() == "theme: dark\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.config.num_key_value_head=1", "Did you mean 'num_key_value_heads'"),
+        ("recipe.mixed={q_projj: 8}", "'q_projj' is found in no weight's name"),
+        ("training.seed=-1", "seed is -1; expected 0 or more"),
+        ("training.rows_at_once=-1", "rows_at_once is -1"),
+        ("optimizer.adam=-0.1", "adam is -0.1; expected a number that is not negative"),
+        ("optimizer.beta1=1.0", "beta1 is 1.0"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    setting: str, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load((folder / "float.yaml").read_text())
+    values["model"]["config"].pop("num_key_value_heads")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert bitnet("train", tmp_path / "run.yaml", "--out", tmp_path / "run", "--set", setting) == 2
+    assert message in capsys.readouterr().err

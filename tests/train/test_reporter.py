@@ -35,6 +35,11 @@ def test_tensorboard_shows_the_losses_of_the_log_also_after_a_restart(tmp_path: 
     assert [(event.step, pytest.approx(event.value, rel=1e-6)) for event in shown.Scalars("loss")] == written
 
 
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    Reporter(tmp_path, 4).say(1, 1, loss=float("nan"), rate=0.5)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null, "rate": 0.5}\n'
+
+
 def test_tensorboard_that_is_not_installed_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ParameterError, match=r"tensorboard needs a package\.") as refused:

@@ -188,6 +188,22 @@ def test_only_the_last_checkpoints_stay_and_a_torn_one_is_named(tmp_path: Path) 
         trainer(tmp_path).resume()
 
 
+def test_a_run_that_was_over_goes_on_when_more_steps_are_asked_for(tmp_path: Path) -> None:
+    assert trainer(tmp_path, steps=4).run()
+    more = trainer(tmp_path, steps=9)
+    assert more.run() and more.step == 9 and more.schedule.end == 9
+    assert sorted(losses(tmp_path)) == list(range(1, 10))
+    again = trainer(tmp_path, steps=9)
+    assert again.run() and again.step == 9
+
+
+def test_a_request_that_is_no_number_ends_nothing(tmp_path: Path) -> None:
+    run = trainer(tmp_path, steps=100)
+    (tmp_path / training.FINISH).write_text("soon")
+    run.finish_if_asked()
+    assert run.schedule.end == 100 and not (tmp_path / training.FINISH).exists()
+
+
 def test_a_request_to_finish_starts_the_final_decay(tmp_path: Path) -> None:
     run = trainer(tmp_path, steps=100)
     for _ in range(10):

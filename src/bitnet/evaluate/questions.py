@@ -2,7 +2,7 @@
 
 | layout | what a file holds |
 |---|---|
-| choices | JSON: `context` (or `question`, `query`, `prompt`), `choices`, `answer` (or `label`, `gold`): an index |
+| choices | JSON: `context` (`question`, `query`, `prompt`), `choices`, `answer` (`label`, `gold`): index, letter, text |
 | hellaswag | JSON as the authors publish it (`ctx`, `endings`, `label`), or llama.cpp's text of six lines a question |
 | piqa | JSON: `goal`, `sol1`, `sol2`; `label` in it, or lines of NAME_labels.lst or NAME-labels.lst beside the file |
 | arc | JSON: `question`, `choices` with `text` and `label`, `answerKey`; AI2's own nesting too |
@@ -75,12 +75,12 @@ def read_questions(path: Path, layout: str = "auto") -> list[Question | Passage]
 
 def read_file(path: Path, layout: str) -> list[Question | Passage]:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ParameterError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
     if text.lstrip()[:1] in ("{", "["):
         return from_json(path, text, layout)
-    return from_lines(path, [line.strip() for line in text.splitlines() if line.strip()], layout)
+    return from_lines(path, [line.strip() for line in text.split("\n") if line.strip()], layout)
 
 
 def from_json(path: Path, text: str, layout: str) -> list[Question | Passage]:
@@ -106,7 +106,7 @@ def parse(path: Path, text: str) -> Sequence[Any]:
     """The records of a JSON list, or of lines of JSON."""
     if text.lstrip().startswith("["):
         return list(load(text, str(path)))
-    lines = enumerate(text.splitlines(), 1)
+    lines = enumerate(text.split("\n"), 1)  # not at U+2028 and its like, which JSON's texts may hold
     return [load(line, f"{path}, line {number}") for number, line in lines if line.strip()]
 
 
@@ -121,7 +121,10 @@ def read_labels(path: Path) -> list[int] | None:
     for name in LABELS:
         beside = path.with_name(name.format(path.stem))
         if beside.exists():
-            return [int(line) for line in beside.read_text().split()]
+            try:
+                return [int(line) for line in beside.read_text("utf-8").split()]
+            except ValueError as error:
+                raise ParameterError(f"{beside} holds something else than numbers: {error}.") from error
     return None
 
 
@@ -136,7 +139,18 @@ def choices(record: Record) -> Question:
     context = first_of(record, "context", "question", "query", "prompt", "ctx")
     answer = first_of(record, "answer", "label", "gold")
     texts = tuple(map(str, record["choices"]))
-    return Question(str(context), spaced(str(context), texts), int(answer))
+    return Question(str(context), spaced(str(context), texts), place(answer, texts))
+
+
+def place(answer: Any, texts: Sequence[str]) -> int:
+    """An answer that is an index, a letter as of multiple choice, or the choice itself."""
+    if isinstance(answer, str) and not answer.isdecimal():
+        if texts.count(answer) == 1:
+            return texts.index(answer)
+        if len(answer) == 1 and "A" <= answer <= "Z":
+            return ord(answer) - ord("A")
+        raise ValueError(f"the answer is {answer!r}, which is none of the choices, their numbers and letters")
+    return int(answer)
 
 
 def first_of(record: Record, *keys: str) -> Any:

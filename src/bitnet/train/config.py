@@ -71,6 +71,12 @@ class DataSection:
     length: int = 512
     tokens: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.length < 2:
+            raise ParameterError(f"data.length is {self.length}; a row has at least 2 tokens.")
+        if self.tokens is not None and self.tokens < 1:
+            raise ParameterError(f"data.tokens is {self.tokens}; expected a positive number.")
+
 
 @dataclass(frozen=True)
 class OptimizerSection:
@@ -114,6 +120,10 @@ class TrainingSection:
     tensorboard: bool = False
     shard: bool = False
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ParameterError(f"training.threads is {self.threads}; expected 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,10 @@ def put(values: dict[str, Any], setting: str) -> None:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise ParameterError(f"{setting!r}: {section} is not a section.")
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{setting!r}: {text!r} is no YAML.") from error
 
 
 def build(kind: Any, value: Any, where: str) -> Any:

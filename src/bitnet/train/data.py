@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,11 @@ def open_rows(path: Path, length: int) -> Words:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """path: a text file; *.jsonl, *.parquet or *.arrow; or a folder of these, such as a Hugging Face dataset on disk.
+    """path: a text file; *.jsonl, *.json, *.parquet or *.arrow; or a folder of these, such as a Hugging Face dataset on
+    disk.
 
-    A record has the text under `text`, or a conversation under `messages` ([{"role", "content"}]). separator: the line
-    between the documents of a text file.
+    A record has the text under `text`, or a conversation under `messages` ([{"role", "content"}]), where it may have
+    the `tools` that were offered. separator: the line between the documents of a text file.
     """
 
     path: Path
@@ -108,6 +110,8 @@ class Encoder:
 
     def documents(self, source: Source) -> Iterator[Words]:
         for number, record in enumerate(records(source.path, source.separator), 1):
+            if is_blank(record, source):
+                continue
             try:
                 yield self.document(record, source)
             except ParameterError as error:
@@ -118,36 +122,56 @@ class Encoder:
             ids = self.tokenizer.encode(record[source.text])
             return words_of(ids if ids and ids[-1] == self.end else [*ids, self.end])
         if isinstance(record.get(source.messages), list):
-            return self.conversation(record[source.messages])
+            return self.conversation(record[source.messages], record.get("tools"))
         known = ", ".join(sorted(record)) or "nothing"
         raise ParameterError(
             f"neither {source.text!r} holds a text nor {source.messages!r} a list of messages; there is: {known:.200}.",
             "Name the fields with text: and messages: beside path:.",
         )
 
-    def conversation(self, messages: list[Any]) -> Words:
+    def conversation(self, messages: list[Any], tools: Any = None) -> Words:
         """What follows a prompt for the assistant's turn, up to the end of that turn, is learnt.
 
         It is tokenised apart from the prompt, as when the model is run: "Assistant: " and "Hi", not " Hi" after ":".
         """
+        self.check_tools(messages)
+        offered = {"tools": tools} if tools else {}
+        pieces = partial(self.template.pieces, tokenizer=self.tokenizer, **offered)
         ids: list[int] = []
         learnt: list[bool] = []
 
-        def add(pieces: list[int | str], learn: bool) -> None:
-            found = self.tokenizer.encode_pieces(["", *pieces] if ids else pieces)  # "": a text goes on
+        def add(more: list[int | str], learn: bool) -> None:
+            found = self.tokenizer.encode_pieces(["", *more] if ids else more)  # "": a text goes on
             ids.extend(found)
             learnt.extend([learn] * len(found))
 
         done: list[int | str] = []
         for i, message in enumerate(messages):
             if i and isinstance(message, Mapping) and message.get("role") == "assistant":
-                prompt = self.template.pieces(messages[:i], self.tokenizer, add_generation_prompt=True)
-                told = self.template.pieces(messages[: i + 1], self.tokenizer, add_generation_prompt=False)
+                prompt = pieces(messages[:i], add_generation_prompt=True)
+                told = pieces(messages[: i + 1], add_generation_prompt=False)
                 add(behind(done, prompt), learn=False)
                 add(behind(prompt, told), learn=True)
                 done = told
-        add(behind(done, self.template.pieces(messages, self.tokenizer, add_generation_prompt=False)), learn=False)
+        add(behind(done, pieces(messages, add_generation_prompt=False)), learn=False)
         return words_of(ids, learnt)
+
+    def check_tools(self, messages: list[Any]) -> None:
+        """A template that knows no calls would write them as nothing, or as "None"."""
+        if "tool_calls" in self.template.source:
+            return
+        for i, message in enumerate(messages):
+            if isinstance(message, Mapping) and message.get("tool_calls"):
+                raise ParameterError(
+                    f"messages[{i}] calls a tool, which the chat template ({self.template.name}) cannot write.",
+                    "Leave such conversations out, or train a model whose template has tool_calls.",
+                )
+
+
+def is_blank(record: Mapping[str, Any], source: Source) -> bool:
+    """Nothing but an empty text: a model would learn to end before it begins."""
+    text = record.get(source.text, ".")
+    return not record.get(source.messages) and (text is None or (isinstance(text, str) and not text.strip()))
 
 
 def behind(start: list[int | str], pieces: list[int | str]) -> list[int | str]:
@@ -174,10 +198,20 @@ def prepare(path: Path, sources: Sequence[Source], encoder: Encoder, length: int
         documents = (words for source in sources for words in encoder.documents(source) if len(words) > 1)
         rows = pack(documents, length, encoder.end)
         count = write_rows(path, rows if limit is None else first(rows, max(1, limit // length)))
-        if not count:
+        names = ", ".join(str(source.path) for source in sources)
+        if not count or not any(learnt_tokens(row) for row in open_rows(path, length)):
             os.unlink(path)
-            raise ParameterError(f"There is no text in {', '.join(str(source.path) for source in sources)}.")
+            if not count:
+                raise ParameterError(f"There is no text in {names}.")
+            raise ParameterError(
+                f"There is nothing to learn in {names}: no conversation has an assistant's answer to something."
+            )
     return open_rows(path, length)
+
+
+def learnt_tokens(row: Words) -> int:
+    """How many of a row are predicted: learnt, and not the first of a document."""
+    return int(((row[1:] & (LEARNT | BEGINS)) == LEARNT).sum())
 
 
 def first(rows: Iterator[Words], count: int) -> Iterator[Words]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from bitnet.convert.config_json import ACTIVATIONS, CLASSES, NAMES, gemma3, rotary
 from bitnet.convert.gguf import rotated_heads
 from bitnet.convert.source import reordered
-from bitnet.errors import UnsupportedError
+from bitnet.errors import ModelError, ParameterError, UnsupportedError
 from bitnet.formats.checkpoint import Checkpoint, TensorInfo
 from bitnet.models.load import open_model, resolve, scaled
 from bitnet.models.rotation import read_rotations
@@ -41,6 +43,29 @@ class Described(Checkpoint):
 
     def read(self, name: str) -> Tensor:
         return self.weights[name]
+
+
+class Heard(dict[str, Any]):
+    """A description that knows what it was asked for."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def refuse_misspelt(description: Mapping[str, Any]) -> None:
+    """ParameterError where a key that nothing reads is nearly one that is missing; a config.json may have others."""
+    checkpoint = Described(description)
+    checkpoint.metadata = heard = Heard(description)
+    with suppress(ModelError):  # which may come of the misspelt key
+        open_model(checkpoint)
+    for key in description.keys() - heard.asked:
+        if near := get_close_matches(str(key), heard.asked - description.keys(), 1, 0.85):
+            raise ParameterError(f"model.config has an unknown key {key!r}.", f"Did you mean {near[0]!r}?")
 
 
 def described(name: str, tensor: Tensor) -> TensorInfo:

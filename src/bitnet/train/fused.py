@@ -334,7 +334,7 @@ def head_loss(x: Any, head: Torch, targets: Torch) -> Torch:
 
 def first_of(documents: Torch) -> Torch:
     """Numbers of documents (rows, length), never descending -> where the document of each token begins, int32."""
-    at = torch.arange(documents.shape[1])
+    at = torch.arange(documents.shape[1], device=documents.device)
     begins = documents[:, 1:] != documents[:, :-1]
     starts = torch.where(torch.nn.functional.pad(begins, (1, 0)), at, 0)
     return starts.cummax(1).values.int()

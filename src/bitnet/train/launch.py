@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import islice
@@ -15,13 +16,13 @@ from torch import nn
 
 from bitnet.errors import ParameterError
 from bitnet.formats import open as open_checkpoint
-from bitnet.formats.atomic import replacing_folder
+from bitnet.formats.atomic import replacing, replacing_folder
 from bitnet.quant.threshold import Rule
 from bitnet.tokenizer import Tokenizer, chat_template_for
 from bitnet.train import checkpoint, data
 from bitnet.train.batches import Rows
 from bitnet.train.config import RunConfig
-from bitnet.train.described import Described, with_sub_norms
+from bitnet.train.described import Described, refuse_misspelt, with_sub_norms
 from bitnet.train.distill import Distillation, Weights
 from bitnet.train.export import TOKENIZER, trained
 from bitnet.train.model import TernaryLM
@@ -34,7 +35,9 @@ from bitnet.train.trainer import HeldOut, Plan, Trainer
 from bitnet.train.vocabulary import train_tokenizer, write_tokenizer
 
 CONFIG = "config.yaml"
+ROWS = ("train.bin", "held_out.bin")
 LASTING = ("task", "model", "recipe", "teacher", "tokenizer", "data", "optimizer", "schedule")  # the same when resumed
+READ = ("task", "model", "teacher", "tokenizer", "data")  # of these, what the tokenizer and the rows are made by
 
 
 def run(config: RunConfig) -> bool:
@@ -45,28 +48,42 @@ def run(config: RunConfig) -> bool:
         if group.rank == 0:
             settle(config)
         group.wait()
-        trainer = make_trainer(config, group)
-        return trainer.run()
+        module = make_module(config)  # what is wrong with it is said before the texts are read
+        if group.rank == 0:
+            make_rows(config)
+        group.wait()
+        return make_trainer(config, module, group).run()
     finally:
         group.leave()
 
 
 def settle(config: RunConfig) -> None:
-    """Make all that comes before training, where it is not in `config.out` already."""
+    """Note the configuration and make the tokenizer, where `config.out` does not hold them already."""
     config.out.mkdir(parents=True, exist_ok=True)
     values, path = plain(asdict(config)), config.out / CONFIG
     if path.exists():
         before = yaml.safe_load(path.read_text("utf-8"))
-        changed = [name for name in LASTING if before.get(name) != values[name]]
-        if changed:
+        if not isinstance(before, dict) or not before.keys() >= set(LASTING):
+            raise ParameterError(f"{path} is of something else than a training run.", "Choose another out.")
+        changed = [name for name in LASTING if before[name] != values[name]]
+        if changed and is_run(config.out):
             raise ParameterError(
                 f"{config.out} holds a run with another {', '.join(changed)}.",
                 "Choose another out, or delete that folder.",
             )
-    path.write_text(yaml.safe_dump(values, sort_keys=False), "utf-8")
+        if set(changed) & set(READ):
+            begin_again(config.out)
+    with replacing(path) as file:
+        file.write(yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode())
     if not (config.out / TOKENIZER).exists():
         make_tokenizer(config)
-    make_rows(config)
+
+
+def begin_again(out: Path) -> None:
+    """Nothing was trained yet: what was made by another configuration goes."""
+    shutil.rmtree(out / TOKENIZER, ignore_errors=True)
+    for name in ROWS:
+        (out / name).unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
@@ -105,17 +122,19 @@ def first_texts(config: RunConfig, count: int) -> Iterable[str]:
         for record in islice(records(source.path, source.separator), count):
             if isinstance(record.get(source.text), str):
                 yield record[source.text]
-            for message in record.get(source.messages) or []:
-                yield str(message.get("content", ""))
+            messages = record.get(source.messages)
+            for message in messages if isinstance(messages, list) else []:
+                if isinstance(message, dict) and isinstance(message.get("content"), str):
+                    yield message["content"]
 
 
 def make_rows(config: RunConfig) -> None:
     tokenizer = Tokenizer.from_folder(config.out / TOKENIZER)
     encoder = data.Encoder(tokenizer, chat_template_for(Described(description(config)), tokenizer))
     made = config.data
-    for name, sources, limit in (("train", made.train, made.tokens), ("held_out", made.held_out, None)):
+    for name, sources, limit in zip(ROWS, (made.train, made.held_out), (made.tokens, None), strict=True):
         if sources:
-            data.prepare(config.out / f"{name}.bin", sources, encoder, made.length, limit)
+            data.prepare(config.out / name, sources, encoder, made.length, limit)
 
 
 def description(config: RunConfig) -> dict[str, Any]:
@@ -130,17 +149,18 @@ def description(config: RunConfig) -> dict[str, Any]:
         return {"model_type": file.architecture}
 
 
-def make_trainer(config: RunConfig, group: Group) -> Trainer:
+def make_trainer(config: RunConfig, module: nn.Module, group: Group) -> Trainer:
     training, out = asdict(config.training), config.out
     training.pop("threads")
     plan = Plan(out, **training)
-    rows = Rows(data.open_rows(out / "train.bin", config.data.length), training["seed"])
+    train, tested = (out / name for name in ROWS)
+    rows = Rows(data.open_rows(train, config.data.length), training["seed"])
     held_out = None
     if config.data.held_out:
-        words = data.open_rows(out / "held_out.bin", config.data.length)
+        words = data.open_rows(tested, config.data.length)
         held_out = HeldOut(Rows(words), len(words))
     return Trainer(
-        make_module(config),
+        module,
         rows,
         plan,
         rates=Rates(**asdict(config.optimizer)),
@@ -158,12 +178,15 @@ def make_module(config: RunConfig) -> nn.Module:
     path = config.model.path or config.teacher.path
     if config.model.config:
         tokens = Tokenizer.from_folder(config.out / TOKENIZER).vocab_size
-        model = TernaryLM({"vocab_size": tokens, **config.model.config}, recipe, **options)
+        description = {"vocab_size": tokens, **config.model.config}
+        refuse_misspelt(description)
+        model = TernaryLM(description, recipe, **options)
         if model.config.vocab_size < tokens:
             raise ParameterError(f"The tokenizer has {tokens} tokens, the model {model.config.vocab_size}.")
     else:
         assert path is not None  # RunConfig has seen to it
         model = opened(path, recipe, config.model.sub_norms, **options)
+    recipe.refuse_unmatched(model.projections())
     if config.data.length > model.config.max_position_embeddings:
         raise ParameterError(
             f"Rows of {config.data.length} tokens do not fit into the model's context of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,12 @@ class Rates:
     def __post_init__(self) -> None:
         if self.kind not in ("muon", "adamw"):
             raise ParameterError(f"The optimizer is {self.kind!r}; expected 'muon' or 'adamw'.")
+        for name in ("muon", "adam", "weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ParameterError(f"{name} is {getattr(self, name)}; expected a number that is not negative.")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ParameterError(f"{name} is {getattr(self, name)}; expected 0 or more, and less than 1.")
 
 
 class Muon(Optimizer):

@@ -8,7 +8,7 @@ float master. A scale that is trained gets the sum of that gradient over the wei
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,6 +50,14 @@ class Recipe:
 
     def bits(self, name: str) -> float:
         return next((bits for pattern, bits in self.mixed.items() if re.search(pattern, name)), TERNARY)
+
+    def refuse_unmatched(self, names: Iterable[str]) -> None:
+        """ParameterError where an expression of `mixed` is found in none of the names: it is misspelt."""
+        names = list(names)
+        for pattern in self.mixed:
+            if not any(re.search(pattern, name) for name in names):
+                known = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+                raise ParameterError(f"mixed: {pattern!r} is found in no weight's name.", f"They end in {known}.")
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """ParameterError where a matrix of this shape cannot be quantised so."""

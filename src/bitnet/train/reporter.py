@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +42,8 @@ class Reporter:
             self.writer = self.events(purge_step=step + 1)
 
     def say(self, step: int, clock: float, **values: Any) -> None:
-        line = json.dumps({"step": step, **values})
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        line = json.dumps({"step": step, **finite})  # JSON has no NaN
         with self.path.open("a") as file:
             print(line, file=file)
         if self.writer:

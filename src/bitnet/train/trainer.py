@@ -69,12 +69,19 @@ class Plan:
         for name in ("rows", "minutes", "steps", "keep", "log_every"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ParameterError(f"{name} is {value}; expected a positive number.")
+        for name in ("rows_at_once", "seed", "save_every", "evaluate_every", "patience"):
+            if getattr(self, name) < 0:
+                raise ParameterError(f"{name} is {getattr(self, name)}; expected 0 or more.")
         if self.compile and self.shard:
             raise ParameterError("compile and shard do not go together: give one of them.")
 
     @property
     def end(self) -> float:
         return float(self.steps) if self.steps is not None else 60 * (self.minutes or 0)
+
+    @property
+    def bound(self) -> str:
+        return f"{self.end} {'seconds' if self.steps is None else 'steps'}"
 
 
 class Trainer:
@@ -146,6 +153,7 @@ class Trainer:
                     rate=round(self.schedule.rate(self.clock), 4),
                     tokens=self.tokens,
                     minutes=round(self.seconds / 60, 3),
+                    **({"skipped": self.skipped} if self.skipped else {}),
                 )
             self.finish_if_asked()
             if self.seconds - saved > self.plan.save_every:
@@ -250,6 +258,7 @@ class Trainer:
                 "model": model,
                 "optimizers": optimizers,
                 "schedule": asdict(self.schedule),
+                "bound": self.plan.bound,
                 **{name: getattr(self, name) for name in RESUMED},
             }
             checkpoint.save(self.plan.out, self.step, state, self.plan.keep)
@@ -263,7 +272,8 @@ class Trainer:
         mine = self.module.state_dict()
         self.module.load_state_dict({name: shared_like(value, mine[name]) for name, value in state["model"].items()})
         self.optimizers.restore(state["optimizers"])
-        self.schedule = Schedule(**state["schedule"])
+        if state.get("bound", self.plan.bound) == self.plan.bound:  # else the schedule is that of the new one
+            self.schedule = Schedule(**state["schedule"])
         for name in RESUMED:
             setattr(self, name, state[name])
 
@@ -273,7 +283,7 @@ class Trainer:
         paths = checkpoint.found(self.plan.out)
         if not paths or rollbacks > 2:
             raise TrainingDiverged(
-                f"No finite loss in the last {self.skipped} steps, up to step {self.step}.",
+                f"No finite loss in the last {self.skipped} steps, or no finite gradient, up to step {self.step}.",
                 "Lower the learning rate, or look at the rows of data that these steps read.",
             )
         self.restore(checkpoint.load(paths[-1]))
@@ -283,8 +293,13 @@ class Trainer:
     def finish_if_asked(self) -> None:
         request = self.plan.out / FINISH
         if self.group.size == 1 and request.exists():
-            minutes = float(request.read_text() or 10)
+            said = request.read_text().strip() or "10"
             request.unlink()
+            try:
+                minutes = float(said)
+            except ValueError:
+                self.say(finish_is_no_number=said)
+                return
             within = minutes * 60 if self.plan.steps is None else minutes * 60 * self.step / max(self.seconds, 1e-9)
             self.schedule.finish(self.clock, within)
             self.say(finishing_in_minutes=minutes)
