@@ -283,7 +283,7 @@ class TVM(Ops):
         positions, decoder = cache.blocks * BLOCK_SIZE, cast(Any, model)
         executable = build(write(decoder, self, cache.kv, positions), self.target)
         machine = tvm.relax.VirtualMachine(executable, tvm.cpu())
-        return Compiled(machine, cache, decoder.config.vocab_size, positions)
+        return Compiled(machine, cache)
 
 
 def scaling(w: Ternary) -> tuple[int, bool]:
