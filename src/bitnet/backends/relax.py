@@ -213,11 +213,12 @@ def hide_private(module: tvm.IRModule, context: Any) -> tvm.IRModule:
 
 @tvm.transform.module_pass(opt_level=0)
 def on_cpu(module: tvm.IRModule, context: Any) -> tvm.IRModule:
-    """What MakePackedAPI says of public functions: where the memory is that they allocate."""
+    """What MakePackedAPI does to public functions: says where the memory is that they allocate, and returns 0."""
 
     def placed(function: Any) -> Any:
         body = tirx.AttrStmt("default", "device_type", T.int32(1), function.body)
-        return function.with_body(tirx.AttrStmt("default", "device_id", T.int32(0), body))
+        body = tirx.AttrStmt("default", "device_id", T.int32(0), body)
+        return function.with_body(tirx.SeqStmt([body, tirx.stmt.Return(T.int32(0))]))
 
     return changed(module, placed)
 

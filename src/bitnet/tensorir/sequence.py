@@ -151,8 +151,7 @@ def private(function: PrimFunc) -> PrimFunc:
     """`function` with the addresses of its tensors for arguments, then sizes(): nothing of them is checked."""
     addresses = [Var(f"{each.name}_data", PointerType(PrimType(each.dtype))) for each in function.params]
     buffers = [tirx.DeclBuffer(each, data=data) for each, data in zip(function.params, addresses, strict=True)]
-    body = tirx.SeqStmt([*buffers, function.body, tirx.stmt.Return(T.int32(0))])
-    made = PrimFunc([*addresses, *variables(function)], body, PrimType("int32"))
+    made = PrimFunc([*addresses, *variables(function)], tirx.SeqStmt([*buffers, function.body]), PrimType("int32"))
     return made.with_attrs({"s_tir": True, PRIVATE: True})
 
 
