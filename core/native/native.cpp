@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ops/attention.h"
+#include "ops/head.h"
 #include "ops/linear.h"
 #include "runtime/thread_pool.h"
 
@@ -60,6 +61,23 @@ int32_t bitnet_dense(const float* x, int64_t tokens, int64_t k, const void* w, i
   linear({x, tokens, k}, &product, 1);
   return 0;
 }
+
+int32_t bitnet_head(const float* x, int64_t rows, int64_t k, const void* w, int64_t n, int64_t dtype,
+                    const uint8_t* screen, const int32_t* top, float* y) {
+  DenseWeight weight = DenseWeight::view(w, n, k, static_cast<DType>(dtype));
+  weight.screen = std::make_shared<const Screen>(screen, n, k);
+  on_huge_pages(screen, weight.screen->nbytes());
+  on_huge_pages(w, weight.nbytes());
+  head({x, rows, k}, weight, top, y);
+  return 0;
+}
+
+int32_t bitnet_screen(const void* w, int64_t n, int64_t k, int64_t dtype, uint8_t* screen) {
+  Screen::make(DenseWeight::view(w, n, k, static_cast<DType>(dtype)), screen);
+  return 0;
+}
+
+int64_t bitnet_screen_bytes(int64_t n, int64_t k) { return Screen::nbytes(n, k); }
 
 int32_t bitnet_attention(const float* q, int64_t tokens, const float* k, const float* v, const int32_t* positions,
                          const int32_t* sequences, const int32_t* tables, int64_t rows, int64_t columns,

@@ -11,7 +11,7 @@ extern "C" {
 
 #define BITNET_API __attribute__((visibility("default")))
 
-// All return 0.
+// All return 0, but where they say something else.
 
 // y = x w^T of x (tokens, k) and one to three ternary matrices (n, k), as linear() computes it; x is quantised once.
 // scales: 1 value; with `per_row` one a row, padded to 16; with `group` [row group][group][16].
@@ -23,6 +23,14 @@ BITNET_API int32_t bitnet_ternary(const float* x, int64_t tokens, int64_t k, int
 // y = x w^T of x (tokens, k) and floats w (n, k), a k of a multiple of 16. dtype: DType of kernels.h, F32, F16 or BF16.
 BITNET_API int32_t bitnet_dense(const float* x, int64_t tokens, int64_t k, const void* w, int64_t n, int64_t dtype,
                                 float* y);
+
+// Logits y (rows, n) of x (rows, k) and floats w (n, k), as head() computes them with `screen`, which bitnet_screen()
+// filled: where top[r] > 0 as many of the largest, and others may be -inf.
+BITNET_API int32_t bitnet_head(const float* x, int64_t rows, int64_t k, const void* w, int64_t n, int64_t dtype,
+                               const uint8_t* screen, const int32_t* top, float* y);
+
+BITNET_API int32_t bitnet_screen(const void* w, int64_t n, int64_t k, int64_t dtype, uint8_t* screen);
+BITNET_API int64_t bitnet_screen_bytes(int64_t n, int64_t k);  // returns them
 
 // Attention of q (tokens, heads * head_dim) as attention() computes it; k and v go into the cache first. sequences:
 // which row of `tables` (rows, columns) each token belongs to, ascending. cache (blocks, layers, 2, kv_heads, 16 *

@@ -56,7 +56,7 @@ bool quantize(const float* x, int64_t k, const DenseWeight& w, const Screen& scr
     most = std::max(most, std::fabs(x[i]));
   }
   const double length = std::sqrt(squares) * kSafe;
-  if (!(length * (1.0 + screen.longest) < 1e30) || most < 1e-25f) return false;  // also when it is not a number
+  if (!(length * (1.0 + screen.longest()) < 1e30) || most < 1e-25f) return false;  // also when it is not a number
 
   const float step = most / kLargestCode;
   const double inverse = kLargestCode / static_cast<double>(most);
@@ -85,7 +85,7 @@ bool quantize(const float* x, int64_t k, const DenseWeight& w, const Screen& scr
   q.token.per_error = static_cast<float>((1 + g) * length * kSafe);
   q.token.per_norm = static_cast<float>((rest + g * length + 16 * u * (length + rest)) * kSafe);
   q.token.slack =
-      static_cast<float>((1e-25 + 1e-36 * static_cast<double>(w.columns()) * (1 + length + screen.longest)) * kSafe);
+      static_cast<float>((1e-25 + 1e-36 * static_cast<double>(w.columns()) * (1 + length + screen.longest())) * kSafe);
   return true;
 }
 
@@ -263,29 +263,44 @@ int64_t screened(Matrix<const float> x, const DenseWeight& w, std::vector<Query>
 
 }  // namespace
 
-Screen::Screen(const DenseWeight& w) : n(w.n), columns(round_up(w.k, kLanes)), longest(0) {
-  if (columns > kScreenMostColumns)
+int64_t Screen::nbytes(int64_t n, int64_t k) {
+  return ceil_div(n, kGroupRows) * kGroupRows * (round_up(k, kLanes) + 12) + 4;
+}
+
+Screen::Screen(const uint8_t* memory, int64_t n, int64_t k) : n(n), columns(round_up(k, kLanes)), codes_(memory) {}
+
+Screen::Screen(const DenseWeight& w) : Screen(nullptr, w.n, w.k) {
+  buffer_ = allocate_weights(static_cast<size_t>(nbytes()));
+  codes_ = buffer_.data;
+  make(w, buffer_.data);
+}
+
+void Screen::make(const DenseWeight& w, uint8_t* memory) {
+  const Screen screen(memory, w.n, w.k);
+  if (screen.columns > kScreenMostColumns)
     throw std::invalid_argument("a screen of rows with " + std::to_string(w.k) +
                                 " columns: " + std::to_string(kScreenMostColumns) + " are the most.");
-  buffer_ = allocate_weights(static_cast<size_t>(row_groups() * row_group_bytes()));
-  for (auto* each : {&scales_, &errors_, &norms_}) each->assign(static_cast<size_t>(row_groups() * kGroupRows), 0.0f);
+  const int64_t rows = screen.row_groups() * kGroupRows;
+  float* scales = reinterpret_cast<float*>(memory + screen.row_groups() * screen.row_group_bytes());
+  float *errors = scales + rows, *norms = errors + rows, *longest = norms + rows;
   const Kernels& kernel = kernels();
-  const int64_t step = std::max<int64_t>(1, (1 << 20) / row_group_bytes());
-  parallel_for(ceil_div(row_groups(), step), [&](int64_t chunk) {
-    std::vector<float> row(static_cast<size_t>(columns), 0.0f);
-    const int64_t last = std::min(row_groups(), (chunk + 1) * step) * kGroupRows;
+  const int64_t step = std::max<int64_t>(1, (1 << 20) / screen.row_group_bytes());
+  parallel_for(ceil_div(screen.row_groups(), step), [&](int64_t chunk) {
+    std::vector<float> row(static_cast<size_t>(screen.columns), 0.0f);
+    const int64_t last = std::min(screen.row_groups(), (chunk + 1) * step) * kGroupRows;
     for (int64_t r = chunk * step * kGroupRows; r < last; ++r) {
-      if (r < n) {
+      if (r < w.n) {
         kernel.decode_row(w.rows() + r * w.row_bytes(), w.dtype, w.k, row.data());
       } else {
         std::fill(row.begin(), row.end(), 0.0f);
       }
-      uint8_t* to = buffer_.data + r / kGroupRows * row_group_bytes() + kScreenColumns * (r % kGroupRows);
-      kernel.screen_row(row.data(), columns, to, &scales_[r], &errors_[r], &norms_[r]);
+      uint8_t* to = memory + r / kGroupRows * screen.row_group_bytes() + kScreenColumns * (r % kGroupRows);
+      kernel.screen_row(row.data(), screen.columns, to, scales + r, errors + r, norms + r);
     }
   });
-  for (int64_t r = 0; r < n; ++r)
-    if (std::isfinite(errors_[r])) longest = std::max(longest, (errors_[r] + norms_[r]) * 1.000001f);
+  *longest = 0;
+  for (int64_t r = 0; r < w.n; ++r)
+    if (std::isfinite(errors[r])) *longest = std::max(*longest, (errors[r] + norms[r]) * 1.000001f);
 }
 
 int64_t head(Matrix<const float> x, const DenseWeight& w, const int32_t* tops, float* y) {

@@ -19,20 +19,29 @@ class Screen {
  public:
   explicit Screen(const DenseWeight& w);  // std::invalid_argument for more than 65536 columns
 
-  int64_t n, columns;
-  float longest;  // of the finite rows' lengths, not less than it
+  // Over memory of somebody else, as make() fills it.
+  Screen(const uint8_t* memory, int64_t n, int64_t k);
 
+  // Fills nbytes() of `memory`: codes, then scales, errors and norms of the rows, then `longest`.
+  static void make(const DenseWeight& w, uint8_t* memory);
+  static int64_t nbytes(int64_t n, int64_t k);
+
+  int64_t n, columns;
   int64_t row_groups() const { return (n + kGroupRows - 1) / kGroupRows; }
   int64_t row_group_bytes() const { return kGroupRows * columns; }
-  int64_t nbytes() const { return row_groups() * row_group_bytes() + 12 * row_groups() * kGroupRows; }
-  const uint8_t* codes() const { return buffer_.data; }
-  const float* scales() const { return scales_.data(); }
-  const float* errors() const { return errors_.data(); }
-  const float* norms() const { return norms_.data(); }
+  int64_t nbytes() const { return nbytes(n, columns); }
+  const uint8_t* codes() const { return codes_; }
+  const float* scales() const { return floats(0); }
+  const float* errors() const { return floats(1); }
+  const float* norms() const { return floats(2); }
+  float longest() const { return *floats(3); }  // of the finite rows' lengths, not less than it
 
  private:
+  const float* floats(int64_t part) const {
+    return reinterpret_cast<const float*>(codes_ + row_groups() * (row_group_bytes() + part * kGroupRows * 4));
+  }
   Buffer buffer_;
-  std::vector<float> scales_, errors_, norms_;
+  const uint8_t* codes_;
 };
 
 // Logits y (S, n) of x (S, k), as linear() computes them, bit for bit. With a screen, where tops[s] > 0, as many of the

@@ -43,7 +43,7 @@ int main(int argc, char** argv) {
     std::iota(at.begin(), at.end(), position);
     const auto step = vm->GetFunction(n == 1 ? "decode" : "step").value();
     const Tensor logits =
-        step(ints(ids), ints(at), ints(std::vector<int32_t>(n, 0)), ints({n - 1}), ints(blocks, true), cache)
+        step(ints(ids), ints(at), ints(std::vector<int32_t>(n, 0)), ints({n - 1}), ints({1}), ints(blocks, true), cache)
             .cast<Tensor>();
     const float* p = static_cast<const float*>(logits.data_ptr());
     position += n;

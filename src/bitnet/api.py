@@ -129,8 +129,9 @@ class BitNet:
             options = self.profile.options.under(given)
             self.tuned = options != tune.Options().under(given)
             config = replace(config, head=options.head, chunk=options.chunk)
-            if backend == "cpu":
+            if backend in ("cpu", "tvm"):
                 backends.set_threads(options.threads)
+            if backend == "cpu":
                 ops = backends.make(backend, options.weights, options.kernel)
             self.tokenizer = Tokenizer.from_checkpoint(checkpoint)
             decoder = models.load(checkpoint, ops, progress, force, config.head)

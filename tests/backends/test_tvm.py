@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,16 @@ import pytest
 import tiny
 
 pytest.importorskip("tvm", reason="the backend tvm needs its extra: pip install 'bitnet[tvm]'")
-pytest.importorskip("bitnet._core", reason="the C++ core is not built")
+core = pytest.importorskip("bitnet._core", reason="the C++ core is not built")
 
-from bitnet import backends
+from bitnet import BitNet, backends, models
+from bitnet.backends import tvm
 from bitnet.backends.base import BLOCK_SIZE, Ops, Rope, Step
+from bitnet.bench.machine import use_threads
 from bitnet.errors import ParameterError
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
 
-TVM, CPU = backends.make("tvm"), backends.make("cpu")
+TVM, NATIVE, CPU = tvm.TVM(), backends.make("tvm"), backends.make("cpu")
 RNG = np.random.default_rng(0)
 PROMPT = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26, 43, 38, 32, 79, 50, 28, 84, 19]
 
@@ -120,7 +124,7 @@ MODELS = {
 }
 
 
-def run(source: tiny.Synthetic, backend: str, count: int) -> tuple[list[int], list[Any]]:
+def run(source: tiny.Synthetic, backend: Ops | str, count: int) -> tuple[list[int], list[Any]]:
     """Greedy tokens after PROMPT, and the logits that they come of: a prompt in two parts, then token by token."""
     model = tiny.load(source, backend)
     cache = tiny.new_cache(model, len(PROMPT) + count, "f16")
@@ -142,16 +146,17 @@ def run(source: tiny.Synthetic, backend: str, count: int) -> tuple[list[int], li
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_compiled_model_writes_what_the_definition_writes(name: str) -> None:
+@pytest.mark.parametrize("ops", [TVM, NATIVE], ids=["generated", "native"])
+def test_a_compiled_model_writes_what_the_definition_writes(name: str, ops: Ops) -> None:
     source = tiny.Synthetic(MODELS[name])
-    tokens, logits = run(source, "tvm", 12)
+    tokens, logits = run(source, ops, 12)
     assert tokens == run(source, "reference", 12)[0]
     np.testing.assert_array_equal(logits, run(source, "cpu", 12)[1])
 
 
 @pytest.fixture(scope="module")
 def compute() -> Any:
-    model = tiny.load(tiny.Synthetic(tiny.BITNET), "tvm")
+    model = tiny.load(tiny.Synthetic(tiny.BITNET), TVM)
     return model.ops.compile(model, tiny.new_cache(model, 64, "f32"))
 
 
@@ -168,13 +173,48 @@ def test_sequences_that_share_a_step_give_what_each_gives_alone(compute: Any) ->
 
 
 @pytest.mark.parametrize(
-    "change", [{"ids": [272]}, {"ids": [-1]}, {"positions": [64]}, {"block_tables": [[9]]}, {"block_tables": [[-1]]}]
+    "change",
+    [
+        {"ids": [272]},
+        {"ids": [-1]},
+        {"positions": [64]},
+        {"positions": [-1]},
+        {"positions": [16]},
+        {"block_tables": [[9]]},
+        {"block_tables": [[-1]]},
+        {"block_tables": [[3, -1]], "positions": [17]},
+        {"want": [1]},
+        {"want": [0, -1]},
+        {"ids": [1, 2], "starts": [0, 2], "positions": [0, 64]},
+    ],
 )
 def test_a_step_that_does_not_fit_is_refused(compute: Any, change: dict[str, Any]) -> None:
     good = {"ids": [1], "positions": [0], "starts": [0, 1], "want": [0], "block_tables": [[0]]}
     step = Step(**{name: np.array(value, np.int32) for name, value in (good | change).items()})
     with pytest.raises(ParameterError):
         compute(step)
+
+
+def test_a_screened_head_gives_what_the_engine_s_gives() -> None:
+    step = replace(Step.whole(PROMPT, [3, 9, 19]), top=np.array([2, 0, 1], np.int32))
+    logits = []
+    for ops in (NATIVE, CPU):
+        model = models.load(tiny.Synthetic(tiny.BITNET), ops, head="screen")
+        assert model.weights["lm_head"].screen_nbytes
+        logits.append(ops.compile(model, tiny.new_cache(model, 64, "f16"))(step))
+    np.testing.assert_array_equal(*logits)
+    assert [int(np.isfinite(row).sum()) for row in logits[0]] == [2, 272, 1]
+
+
+def test_a_compiled_model_uses_the_threads_that_it_is_given(tmp_path: Path) -> None:
+    path = tiny.convert(tiny.Synthetic(tiny.BITNET), tmp_path / "tiny.gguf")
+    before = backends.set_threads(2)
+    try:
+        with BitNet(path, backend="tvm", threads=3):
+            assert (core.threads(), use_threads("tvm", 0)) == (3, core.default_threads())
+        assert use_threads("compiled (native)", 2) == core.threads() == 2
+    finally:
+        backends.set_threads(before)
 
 
 def test_int8_caches_are_refused() -> None:

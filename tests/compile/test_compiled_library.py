@@ -86,6 +86,9 @@ def test_a_cpp_program_without_python_writes_the_same(source: Path, library: Pat
     subprocess.run(build, check=True, capture_output=True)
     run = subprocess.run([program, library, "16", *map(str, IDS)], check=True, capture_output=True, text=True)
     assert [int(each) for each in run.stdout.split()] == greedy(source)
+    refused = subprocess.run([program, library, "1", "9999"], capture_output=True, text=True)
+    assert refused.returncode
+    assert "ids holds a number that is out of range" in refused.stderr
 
 
 def test_the_manifest_says_what_it_is(source: Path, library: Path) -> None:

@@ -223,7 +223,7 @@ def test_without_a_screen_or_a_limit_all_logits_are_there(isa: str) -> None:
     random = np.random.default_rng(7)
     rows, x = normal(random, 700, 64), normal(random, 2, 64)
     bare, screened = _core.DenseWeight(rows), put(rows, "F32")
-    assert bare.screen_nbytes == 0 and screened.screen_nbytes == 704 * (64 + 12)
+    assert bare.screen_nbytes == 0 and screened.screen_nbytes == 704 * (64 + 12) + 4
     for w, top in ((bare, 3), (screened, 0), (screened, 700), (screened, 10**9)):
         np.testing.assert_array_equal(head(x, w, top), _core.linear(x, [w])[0])
     assert head(x[:0], screened, 1).shape == (0, 700)

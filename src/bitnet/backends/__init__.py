@@ -40,7 +40,7 @@ def make(name: str = "cpu", weights: str = "auto", kernel: str = "auto") -> Ops:
 def make_tvm() -> Ops:
     """The backend tvm, or ParameterError where TVM is not installed."""
     try:
-        made: Ops = import_module("bitnet.backends.tvm").TVM()
+        made: Ops = import_module("bitnet.backends.tvm").with_native()
     except ImportError as error:
         raise ParameterError(f"The backend tvm needs {error.name}.", "pip install 'bitnet[tvm]'") from error
     return made

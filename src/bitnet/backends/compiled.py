@@ -38,7 +38,7 @@ class Library(TVM):
         return KVCache(self._machine[NEW_CACHE](tvm.runtime.ShapeTuple([blocks])), dtype)
 
     def compile(self, model: Model, cache: KVCache) -> Callable[[Step], NDArray[np.float32]]:
-        return Compiled(self._machine, cache, self.sizes["vocab_size"], self.sizes["max_position_embeddings"])
+        return Compiled(self._machine, cache)
 
 
 def check_machine(path: Path, target: Mapping[str, Any], machine: str, features: Mapping[str, bool]) -> None:

@@ -2,47 +2,52 @@
 
 The module has two functions of the same arguments, `decode` for one token of one sequence and `step` for any numbers:
 
-    ids, positions, sequences (T,), want (S,), tables (B, M), all int32, and cache -> logits (S, vocab)
+    ids, positions, sequences (T,), want, top (S,), tables (B, M), all int32, and cache -> logits (S, vocab)
 
-sequences: which row of `tables` a token's cache blocks are in. The cache is written in place.
+sequences: which row of `tables` a token's cache blocks are in. top: how many of the likeliest logits are needed of each
+wanted row, 0: all; others may be -inf. The cache is written in place. ValueError, before, where a step does not fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import tvm
-import tvm_ffi
 from numpy.typing import NDArray
 from tvm import relax, tirx
+from tvm.tirx.script.builder import ir as T
 
 import bitnet._core as _core
 from bitnet.backends.base import Ints, Rope, Step
 from bitnet.backends.tvm import TVM, KVCache, Output, llvm, tensor
 from bitnet.errors import ParameterError
-from bitnet.tensorir import native, rows
+from bitnet.tensorir import dense, native, rows, ternary
 from bitnet.tensorir.attention import CACHE_TYPES, cache_shape
+from bitnet.tensorir.check import check_step
+from bitnet.tensorir.sequence import Call, Value, constants, is_private, narrowed, private, sequence
 from bitnet.tensorir.targets import Target
 
-ALIGNMENT = 64  # bytes, of arguments
 DECODE, STEP, NEW_CACHE = "decode", "step", "new_cache"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Node:
-    """An expression with so many rows: a number, or a variable of Relax."""
-
-    expr: Any
-    rows: Any
-    width: int = 0
+ROWWISE = (
+    rows.rms_norm,
+    rows.quantize,
+    rows.gate,
+    rows.add,
+    rows.scale,
+    rows.hadamard,
+    dense.linear,
+    ternary.linear,
+    native.ternary,
+    native.dense,
+)
 
 
 class Writer(TVM):
-    """Appends calls to the function that is being written, in place of making them.
+    """Writes calls down in place of making them.
 
     positions: how many a sequence may have, hence the length of the tables of angles.
     """
@@ -52,37 +57,25 @@ class Writer(TVM):
     def __init__(self, ops: TVM, positions: int) -> None:
         super().__init__(ops.target, ops.kernels)
         self.positions = positions
-        self.builder = relax.BlockBuilder()
-        self._functions: dict[Any, Any] = {}
-        self._constants: dict[int, tuple[Any, Any]] = {}  # the array is kept: its id is its name
+        self.calls: list[Call] = []
+        self._constants: dict[int, tuple[Any, Value]] = {}  # the array is kept: its id is its name
         self._angles: dict[Rope, tuple[NDArray[Any], NDArray[Any]]] = {}
 
-    def call(self, make: partial[Any], like: Node, inputs: Sequence[Any], outputs: Sequence[Output]) -> Any:
-        count, rows_of = self.count(like), like.rows
-        key = (make.func, make.args, count)
-        if key not in self._functions:
-            function = self.made(make, count)
-            name = self.builder.get_unique_name(function.attrs["global_symbol"])
-            self._functions[key] = self.builder.add_func(function.with_attr("global_symbol", name), name)
-        types = [relax.TensorType((rows_of, *width), dtype) for width, dtype in outputs]
-        arguments = [each.expr if isinstance(each, Node) else self.constant(each) for each in inputs]
-        result = self.builder.emit(relax.call_tir(self._functions[key], arguments, types))
-        if len(outputs) == 1:
-            return Node(result, rows_of, *outputs[0][0])
-        parts = [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(outputs))]
-        return tuple(Node(part, rows_of, *width) for part, (width, _) in zip(parts, outputs, strict=True))
+    def call(self, make: partial[Any], like: Value, inputs: Sequence[Any], outputs: Sequence[Output]) -> Any:
+        results = tuple(Value((like.shape[0], *width), dtype) for width, dtype in outputs)
+        values = tuple(each if isinstance(each, Value) else self.constant(each) for each in inputs)
+        self.calls.append(Call(make, self.count(like), values, results))
+        return results[0] if len(results) == 1 else results
 
-    def constant(self, value: Any) -> Any:
-        if id(value) not in self._constants:
-            held = tensor(value) if isinstance(value, np.ndarray) else value
-            self._constants[id(value)] = (value, relax.const(held))
-        return self._constants[id(value)][1]
+    def constant(self, array: Any) -> Value:
+        if id(array) not in self._constants:
+            held = tensor(array) if isinstance(array, np.ndarray) else array
+            shape = tuple(int(n) for n in held.shape)
+            self._constants[id(array)] = (array, Value(shape, str(held.dtype), held))
+        return self._constants[id(array)][1]
 
-    def count(self, x: Node) -> int | None:
-        return x.rows if isinstance(x.rows, int) else None
-
-    def width(self, x: Node) -> int:
-        return x.width
+    def count(self, x: Value) -> int | None:
+        return x.shape[0] if isinstance(x.shape[0], int) else None
 
     def angles(self, rope: Rope, positions: Any) -> tuple[Any, Any]:
         if rope not in self._angles:
@@ -92,18 +85,18 @@ class Writer(TVM):
     def sequences(self, step: Step) -> Any:
         return step.starts
 
-    def take(self, x: Node, wanted: Any) -> Node:
+    def take(self, x: Value, wanted: Any) -> Value:
         if self.count(x) == 1:
             return x
-        make = partial(rows.take, x.width)
-        return cast(Node, self.call(make, wanted, (x, wanted), [((x.width,), "float32")]))
+        make = partial(rows.take, self.width(x))
+        return cast(Value, self.call(make, wanted, (x, wanted), [(x.shape[1:], x.dtype)]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pages:
     """A cache as TVM.attention knows it, whose tensor is an argument."""
 
-    pages: Node
+    pages: Value
     layers: int
     kv_heads: int
     kv: str
@@ -112,47 +105,137 @@ class Pages:
 def write(model: Any, ops: TVM, kv: str, positions: int) -> tvm.IRModule:
     """The module of a Decoder. kv: the type of its caches; positions: that a sequence may have."""
     writer = Writer(ops, positions)
+    module = Module(ops)
     on = model.on(writer)
     for name, count in ((DECODE, 1), (STEP, None)):
-        write_step(name, count, on, writer, kv)
-    write_new_cache(on, writer, kv)
-    return writer.builder.finalize()
+        parameters, calls = step_of(count, on, writer, kv)
+        module.add_step(name, parameters, calls, partial(check_step, model.config.vocab_size, positions))
+    module.add_new_cache(cache_shape(0, *cache_sizes(model.config))[1:], CACHE_TYPES[kv])
+    return module.builder.finalize()
 
 
-def write_step(name: str, count: int | None, model: Any, writer: Writer, kv: str) -> None:
-    config = model.config
+def cache_sizes(config: Any) -> tuple[int, int, int]:
+    return config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+
+
+def step_of(count: int | None, model: Any, writer: Writer, kv: str) -> tuple[dict[str, Value], list[Call]]:
+    """The parameters of a step, and the calls that it is made of."""
     t, s, b, m, blocks = (tirx.Var(each, "int64") for each in ("t", "s", "b", "m", "blocks"))
     tokens, wanted = (count, count) if count else (t, s)
-    shape = cache_shape(0, config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
-
-    def parameter(called: str, *extents: Any, dtype: str = "int32") -> Any:
-        return relax.Var(called, relax.TensorType(extents, dtype))
-
-    ids, positions, sequences = (parameter(each, tokens) for each in ("ids", "positions", "sequences"))
-    want, tables = parameter("want", wanted), parameter("tables", 1 if count else b, m)
-    pages = parameter("cache", blocks, *shape[1:], dtype=CACHE_TYPES[kv])
+    parameters = {each: Value((tokens,), "int32") for each in ("ids", "positions", "sequences")}
+    parameters |= {each: Value((wanted,), "int32") for each in ("want", "top")}
+    parameters["tables"] = Value((1 if count else b, m), "int32")
+    layers, kv_heads, head_dim = cache_sizes(model.config)
+    parameters["cache"] = Value((blocks, *cache_shape(0, layers, kv_heads, head_dim)[1:]), CACHE_TYPES[kv])
     step = Step(
-        ids=cast(Ints, Node(ids, tokens)),
-        positions=cast(Ints, Node(positions, tokens)),
-        starts=cast(Ints, Node(sequences, tokens)),
-        want=cast(Ints, Node(want, wanted)),
-        block_tables=cast(Ints, Node(tables, 0)),
+        ids=cast(Ints, parameters["ids"]),
+        positions=cast(Ints, parameters["positions"]),
+        starts=cast(Ints, parameters["sequences"]),
+        want=cast(Ints, parameters["want"]),
+        block_tables=cast(Ints, parameters["tables"]),
+        top=cast(Ints, parameters["top"]),
     )
-    with writer.builder.function(name, [ids, positions, sequences, want, tables, pages]):
-        cache = Pages(Node(pages, 0), config.num_hidden_layers, config.num_key_value_heads, kv)
-        writer.builder.emit_func_output(model(step, cache).expr)
+    writer.calls = []
+    model(step, Pages(parameters["cache"], layers, kv_heads, kv))
+    if count:
+        return parameters, writer.calls
+
+    def take(value: Value) -> Call:
+        taken = Value((wanted, *value.shape[1:]), value.dtype)
+        return Call(partial(rows.take, int(value.shape[1])), None, (value, parameters["want"]), (taken,))
+
+    return parameters, narrowed(writer.calls, ROWWISE, take)
 
 
-def write_new_cache(model: Any, writer: Writer, kv: str) -> None:
-    """The third function: a shape (blocks,) -> a cache of zeros, for programs that know nothing of its layout."""
-    config, blocks = model.config, tirx.Var("blocks", "int64")
-    shape = cache_shape(0, config.num_hidden_layers, config.num_key_value_heads, config.head_dim)[1:]
-    function = rows.zeros(shape, CACHE_TYPES[kv], None)
-    variable = writer.builder.add_func(function, "zeros")
-    wanted = relax.Var("shape", relax.ShapeType([blocks]))
-    with writer.builder.function(NEW_CACHE, [wanted]):
-        kind = relax.TensorType((blocks, *shape), CACHE_TYPES[kv])
-        writer.builder.emit_func_output(writer.builder.emit(relax.call_tir(variable, [], kind)))
+class Module:
+    """Of Relax, while it is written."""
+
+    def __init__(self, ops: TVM) -> None:
+        self.builder = relax.BlockBuilder()
+        self._ops = ops
+        self._functions: dict[Any, tuple[Any, Any]] = {}
+
+    def add_step(self, name: str, parameters: Mapping[str, Value], calls: Sequence[Call], check: Any) -> None:
+        """A function of Relax. On a CPU it calls one of TensorIR, else one for each of the calls."""
+        for call in calls:
+            self.add(call)
+        known = {each: relax.Var(called, type_of(each)) for called, each in parameters.items()}
+        held = {each: relax.const(each.data) for each in constants(calls)}
+        whole = None
+        if not self._ops.target.gpu:
+            function = sequence(f"{name}_calls", [*known], calls, self._functions, check)
+            whole = self.builder.add_func(function, f"{name}_calls")
+        with self.builder.function(name, [*known.values()]):
+            if whole:
+                result = self.emit(whole, [*known.values(), *held.values()], calls[-1].outputs)[0]
+            else:
+                result = self.emit_each(calls, known | held)
+            self.builder.emit_func_output(result)
+
+    def add(self, call: Call) -> None:
+        if call.key in self._functions:
+            return
+        function = self._ops.made(call.make, call.count)
+        name = self.builder.get_unique_name(function.attrs["global_symbol"])
+        given = function.with_attr("global_symbol", name) if self._ops.target.gpu else private(function)
+        self._functions[call.key] = self.builder.add_func(given, name), function
+
+    def emit(self, function: Any, arguments: Sequence[Any], outputs: Sequence[Value]) -> list[Any]:
+        result = self.builder.emit(relax.call_tir(function, arguments, [type_of(each) for each in outputs]))
+        if len(outputs) == 1:
+            return [result]
+        return [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(outputs))]
+
+    def emit_each(self, calls: Sequence[Call], known: dict[Value, Any]) -> Any:
+        for call in calls:
+            results = self.emit(self._functions[call.key][0], [known[each] for each in call.inputs], call.outputs)
+            known |= dict(zip(call.outputs, results, strict=True))
+        return known[calls[-1].outputs[0]]
+
+    def add_new_cache(self, shape: tuple[int, ...], dtype: str) -> None:
+        """A shape (blocks,) -> a cache of zeros, for programs that know nothing of its layout."""
+        blocks = tirx.Var("blocks", "int64")
+        zeros = self.builder.add_func(rows.zeros(shape, dtype, None), "zeros")
+        wanted = relax.Var("shape", relax.ShapeType([blocks]))
+        with self.builder.function(NEW_CACHE, [wanted]):
+            self.builder.emit_func_output(self.emit(zeros, [], [Value((blocks, *shape), dtype)])[0])
+
+
+def type_of(value: Value) -> Any:
+    return relax.TensorType(value.shape, value.dtype)
+
+
+@tvm.transform.module_pass(opt_level=0)
+def hide_private(module: tvm.IRModule, context: Any) -> tvm.IRModule:
+    """AttachGlobalSymbol makes all functions public."""
+    return changed(module, lambda function: function.without_attr("global_symbol"))
+
+
+@tvm.transform.module_pass(opt_level=0)
+def on_cpu(module: tvm.IRModule, context: Any) -> tvm.IRModule:
+    """What MakePackedAPI does to public functions: says where the memory is that they allocate, and returns 0."""
+
+    def placed(function: Any) -> Any:
+        body = tirx.AttrStmt("default", "device_type", T.int32(1), function.body)
+        body = tirx.AttrStmt("default", "device_id", T.int32(0), body)
+        return function.with_body(tirx.SeqStmt([body, tirx.stmt.Return(T.int32(0))]))
+
+    return changed(module, placed)
+
+
+def changed(module: tvm.IRModule, change: Callable[[Any], Any]) -> tvm.IRModule:
+    """The module with another form of its private functions."""
+    found = {name: change(f) if is_private(f) else f for name, f in module.functions.items()}
+    return tvm.IRModule(found, attrs=module.attrs)
+
+
+def pipeline() -> tuple[Any, Any, Any]:
+    """TVM's usual way of lowering TensorIR."""
+    lower, *finish = tvm.tirx.get_tir_pipeline("default")
+    return tvm.transform.Sequential([lower, on_cpu]), *finish
+
+
+tvm.tirx.register_tir_pipeline("bitnet", pipeline)
 
 
 def build(module: tvm.IRModule, target: Target) -> Any:
@@ -166,38 +249,36 @@ def build(module: tvm.IRModule, target: Target) -> Any:
         relax.transform.ComputePrimValue(),
         relax.transform.VMShapeLower(),
         relax.transform.AttachGlobalSymbol(),
+        hide_private,
     ]
-    return tvm.compile(module, target=llvm(target), relax_pipeline=tvm.transform.Sequential(passes))
+    return tvm.compile(module, target=llvm(target), relax_pipeline=tvm.transform.Sequential(passes), tir_pipeline="bitnet")
+
+
+ZERO = np.zeros(1, np.int32)
 
 
 class Compiled:
     """A module's functions on one cache, to be called for every step.
 
-    machine: the virtual machine. vocabulary: rows of the embedding. positions: that a sequence may have.
+    machine: the virtual machine.
     """
 
-    def __init__(self, machine: Any, cache: KVCache, vocabulary: int, positions: int) -> None:
-        self._decode, self._step = machine[DECODE], machine[STEP]
-        self._cache, self._vocabulary, self._positions = cache, vocabulary, positions
+    def __init__(self, machine: Any, cache: KVCache) -> None:
+        self._decode, self._step, self._cache = machine[DECODE], machine[STEP], cache
 
     def __call__(self, step: Step) -> NDArray[np.float32]:
         """Logits (S, vocab); ParameterError where the step does not fit, before the cache is touched."""
-        check(step, self._vocabulary, self._positions, self._cache.blocks)
         use_threads(_core.threads())
-        want = step.want if len(step.want) else np.zeros(1, np.int32)  # a row is computed in any case
-        run = self._decode if len(step.ids) == 1 and len(want) == 1 else self._step
-        inputs = (step.ids, step.positions, step.sequences, want, step.block_tables)
-        logits = cast(NDArray[np.float32], np.from_dlpack(run(*map(argument, inputs), self._cache.pages)))
-        return logits[: len(step.want)]
-
-
-def argument(values: Ints) -> Any:
-    """A tensor of TVM on a copy that lies as TVM wants it. tvm.runtime.tensor takes twenty times as long."""
-    room = np.empty(values.size + ALIGNMENT // 4, np.int32)
-    start = -room.__array_interface__["data"][0] % ALIGNMENT // 4
-    place = room[start : start + values.size].reshape(values.shape)
-    place[...] = values
-    return tvm_ffi.from_dlpack(place)
+        one = len(step.ids) == len(step.want) == 1
+        rows = (ZERO, ZERO) if len(step.want) == 0 else (step.want, step.tops)  # one is computed in any case
+        sequences = ZERO if len(step.ids) == 1 else step.sequences
+        try:
+            logits = (self._decode if one else self._step)(
+                step.ids, step.positions, sequences, *rows, step.block_tables, self._cache.pages
+            )
+        except ValueError as error:
+            raise ParameterError(str(error)) from None
+        return cast(NDArray[np.float32], np.from_dlpack(logits))[: len(step.want)]
 
 
 _threads = 0  # that TVM was told to use
@@ -210,20 +291,3 @@ def use_threads(count: int) -> None:
         tvm.get_global_func("runtime.config_threadpool")(1, count)
         native.set_threads(count)
         _threads = count
-
-
-def check(step: Step, vocabulary: int, positions: int, blocks: int) -> None:
-    for name, found, most in (
-        ("ids", step.ids, vocabulary),
-        ("positions", step.positions, positions),
-        ("want", step.want, len(step.ids)),
-        ("block_tables", step.block_tables, blocks),
-    ):
-        least = -1 if name == "block_tables" else 0
-        if len(found) and not least <= int(found.min()) <= int(found.max()) < most:
-            raise ParameterError(f"{name} holds a number outside {least} to {most - 1}.")
-    for b, (start, end) in enumerate(zip(step.starts[:-1], step.starts[1:], strict=True)):
-        if end > start:
-            needed = int(step.positions[start:end].max()) // 16 + 1
-            if needed > step.block_tables.shape[1] or int(step.block_tables[b, :needed].min()) < 0:
-                raise ParameterError(f"Sequence {b} has no cache block for one of its positions.")

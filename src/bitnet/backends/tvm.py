@@ -19,7 +19,8 @@ os.environ.setdefault("TVM_BIND_THREADS", "0")  # TVM would pin this thread to a
 import tvm
 from numpy.typing import NDArray
 
-from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step
+from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step, each_of
+from bitnet.backends.cpu import MOST_COLUMNS
 from bitnet.errors import ParameterError
 from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import Tensor, TernaryTensor
@@ -46,17 +47,22 @@ class Ternary:
         return nbytes(self.weights) + nbytes(self.scales)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Dense:
-    """data: a tensor of TVM (n, k), of a type in dense.TYPES."""
+    """data: a tensor of TVM (n, k), of a type in dense.TYPES. screen: native.screen(), of an output head."""
 
     shape: tuple[int, int]
     dtype: str
     data: Any
+    screen: Any = None
 
     @property
     def nbytes(self) -> int:
         return nbytes(self.data)
+
+    @property
+    def screen_nbytes(self) -> int:
+        return 0 if self.screen is None else nbytes(self.screen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +128,7 @@ class TVM(Ops):
         self.target, self.kernels = target or host(), kernels
         if kernels.any_native:
             native.load()
+        self.screens = kernels.others
         self._built: dict[Any, Any] = {}
 
     # Weights and caches.
@@ -273,7 +280,16 @@ class TVM(Ops):
         return x[wanted]
 
     def head(self, x: Any, weight: Any, top: int | Ints = 0) -> Any:
-        return self.linear(x, weight)[0]
+        if not isinstance(weight, Dense) or weight.screen is None:
+            return self.linear(x, weight)[0]
+        (n, k), tops = weight.shape, each_of(top, len(x)) if isinstance(top, int) else top
+        make = partial(native.head, n, k, weight.dtype)
+        return self.call(make, x, (x, weight.data, weight.screen, tops), [((n,), "float32")])
+
+    def add_screen(self, weight: Any) -> None:
+        n, k = weight.shape
+        if k % 16 == 0 and k <= MOST_COLUMNS:
+            weight.screen = tensor(native.screen(np.from_dlpack(weight.data), n, k, weight.dtype))
 
     # Whole models.
 
@@ -283,7 +299,12 @@ class TVM(Ops):
         positions, decoder = cache.blocks * BLOCK_SIZE, cast(Any, model)
         executable = build(write(decoder, self, cache.kv, positions), self.target)
         machine = tvm.relax.VirtualMachine(executable, tvm.cpu())
-        return Compiled(machine, cache, decoder.config.vocab_size, positions)
+        return Compiled(machine, cache)
+
+
+def with_native() -> TVM:
+    """With the core's kernels, where they were built."""
+    return TVM(kernels=Kernels(native=native.exists(), others=native.exists()))
 
 
 def scaling(w: Ternary) -> tuple[int, bool]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from bitnet import backends
 from bitnet.models import Decoder
 
+ON_CPU = ("cpu", "tvm", "compiled")  # backends whose threads are counted as the core's
 BANDWIDTH_BYTES = 512 << 20  # far more than any cache of a processor's cores holds
 
 
@@ -45,7 +46,7 @@ class Bandwidth:
 
 def use_threads(backend: str, threads: int) -> int:
     """Run on so many threads from now on (0: all that are allowed) and say how many that is."""
-    if backend != "cpu":
+    if not backend.startswith(ON_CPU):
         return 1
     return backends.set_threads(threads)
 

@@ -100,8 +100,9 @@ def compile_model(
         raise UnsupportedError(f"{checkpoint.path} is compiled already.")
     check_kernels(options, target)
     tokenizer = Tokenizer.from_checkpoint(checkpoint)
-    ops = TVM(target)
-    model = models.load(checkpoint, ops, progress, options.force, "full")
+    screened = options.kernels != "tvm" and runs_here(target)  # by the core's kernel
+    ops = TVM(target, Kernels(others=screened))
+    model = models.load(checkpoint, ops, progress, options.force)
     ops.kernels, products = chosen(model, target, options, doing)
     longest = model.config.max_position_embeddings
     context = min(options.ctx_size or longest, longest)
@@ -111,6 +112,7 @@ def compile_model(
     executable = build(module, target)
     doing("linking")
     manifest = manifest_of(checkpoint, tokenizer, model, target, context, options.kv)
+    manifest["model"]["screen_nbytes"] = getattr(model.weights["lm_head"], "screen_nbytes", 0)
     manifest |= {
         "kernels": options.kernels if ops.kernels.any_native else "tvm",
         "products": products,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from typing import NoReturn
 
@@ -20,6 +21,13 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",  # at most so many as the library was compiled for
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """screen_nbytes: of the screen inside the library; 0 where it computes all logits always."""
+
+    screen_nbytes: int
 
 
 class CompiledModel(Decoder):
@@ -47,4 +55,5 @@ def load_compiled(checkpoint: CompiledFile) -> CompiledModel:
         library = import_module("bitnet.backends.compiled").Library(checkpoint.path, checkpoint.manifest)
     except ImportError as error:
         raise ParameterError(f"{checkpoint.path} needs {error.name}.", "pip install 'bitnet[tvm]'") from error
-    return CompiledModel(Config(**sizes), {"embed_tokens": None, "lm_head": None}, library)
+    head = Head(int(checkpoint.manifest["model"].get("screen_nbytes", 0)))
+    return CompiledModel(Config(**sizes), {"embed_tokens": None, "lm_head": head}, library)

@@ -6,7 +6,10 @@ import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tvm.tirx import PrimFunc
 from tvm.tirx.script.builder import ir as T
 
@@ -77,6 +80,31 @@ def dense(n: int, k: int, dtype: str, count: COUNT) -> PrimFunc:
         y = f.tensor("y", (tokens, n))
         call("bitnet_dense", x, tokens, i64(k), w.data, i64(n), i64(DTYPES[dtype]), y.data)
     return f.result
+
+
+def head(n: int, k: int, dtype: str, count: COUNT) -> PrimFunc:
+    """x (S, k), w (n, k), its screen() and how many logits each row needs (S,) -> y (S, n)."""
+    with Function("native_head") as f:
+        rows = f.size("t", count)
+        x, w = f.tensor("x", (rows, k)), f.tensor("w", (n, k), TYPES[dtype])
+        screen, top = f.tensor("screen", (screen_bytes(n, k),), "uint8"), f.tensor("top", (rows,), "int32")
+        y = f.tensor("y", (rows, n))
+        call("bitnet_head", x, rows, i64(k), w.data, i64(n), i64(DTYPES[dtype]), screen.data, top.data, y.data)
+    return f.result
+
+
+def screen_bytes(n: int, k: int) -> int:
+    function = load().bitnet_screen_bytes
+    function.restype = ctypes.c_int64
+    return int(function(ctypes.c_int64(n), ctypes.c_int64(k)))
+
+
+def screen(w: NDArray[Any], n: int, k: int, dtype: str) -> NDArray[np.uint8]:
+    """What lets `head` read less of w (n, k)."""
+    found = np.zeros(screen_bytes(n, k), np.uint8)
+    sizes = map(ctypes.c_int64, (n, k, DTYPES[dtype]))
+    load().bitnet_screen(w.ctypes.data_as(ctypes.c_void_p), *sizes, found.ctypes.data_as(ctypes.c_void_p))
+    return found
 
 
 def attention(heads: Heads, count: COUNT) -> PrimFunc:
