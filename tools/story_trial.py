@@ -50,6 +50,7 @@ def main() -> None:
     add("-n", "--count", type=int, default=200, help="requests, of topics")
     add("--held-out", type=Path, help="stories, of bits")
     add("--out", type=Path, help="folder for samples")
+    add("--seed", type=int, default=0, help="of the first sample; each has the next")
     add("--threads", type=int, default=1)
     given = parser.parse_args()
     if given.measure == "samples":
@@ -100,9 +101,9 @@ def samples(given: argparse.Namespace) -> None:
     told: list[tuple[str, str, str]] = []
     for path in given.model:
         with BitNet(path, threads=given.threads) as model:
-            for seed, said in enumerate(REQUESTS):
-                options = {"seed": seed, "temperature": TEMPERATURE, "max_tokens": 350}
-                plain = seed >= PLAIN
+            for number, said in enumerate(REQUESTS):
+                options = {"seed": given.seed + number, "temperature": TEMPERATURE, "max_tokens": 350}
+                plain = number >= PLAIN
                 text = said + model.generate(said, **options) if plain else model.chat(said, **options)
                 told.append((said, text.strip(), str(path)))
     Random(len(told)).shuffle(told)

@@ -96,6 +96,16 @@ def test_the_mixture_gives_every_source_its_share(corpus: data.Corpus) -> None:
     assert data.CHAT_SHARE < talk / total < data.CHAT_SHARE + data.REQUESTED
 
 
+@pytest.mark.parametrize("asked, least, most", [(0.0, 0.0, 0.0), (0.05, 0.02, 0.08), (0.9, 0.5, 0.95)])
+def test_as_many_stories_answer_a_request_as_asked_for(
+    corpus: data.Corpus, asked: float, least: float, most: float
+) -> None:
+    documents = list(islice(data.epochs(corpus.sources["tinystories"], 0, asked), 1000))
+    assert least <= sum(bool(document.turns) for document in documents) / 1000 <= most
+    whole = [document.text for document in documents if not document.turns]
+    assert set(whole) <= set(corpus.sources["tinystories"])
+
+
 def test_the_same_seed_makes_the_same_rows(corpus: data.Corpus, tokenizer: Tokenizer) -> None:
     one, two = (list(islice(data.rows(data.mixture(corpus, 3), tokenizer, 128), 150)) for _ in range(2))
     np.testing.assert_array_equal(one, two)

@@ -44,7 +44,7 @@ MIX: dict[str, tuple[tuple[str, ...], float]] = {
     "tales": (("fairytaleqa_stories.txt", "aesop_for_children.txt"), 0.03),
 }
 GRAMMAR_SHARE, CHAT_SHARE, SENTENCES_SHARE = 0.10, 0.28, 0.10
-REQUESTED, CONTINUED = 0.4, 0.05  # of TinyStories: told as the answer to a request, or to be continued
+REQUESTED, CONTINUED = 0.4, 0.05  # of TinyStories: told as the answer to the user, and so as the rest of what he began
 UNCAPITALIZED = 0.4  # of the paragraphs of single sentences
 
 
@@ -140,16 +140,16 @@ class Capitals:
         return word[0].upper() + word[1:] if 2 * self.upper[key] > self.total[key] else word
 
 
-def mixture(corpus: Corpus, seed: int) -> Iterator[Document]:
-    """Documents without end, each source at its share of the text."""
+def mixture(corpus: Corpus, seed: int, requested: float = REQUESTED) -> Iterator[Document]:
+    """Documents without end, each source at its share of the text. requested: of TinyStories, told as answers."""
     streams = [
         (GRAMMAR_SHARE, grammar(seed)),
         (CHAT_SHARE, talks(seed + 1)),
         (SENTENCES_SHARE, paragraphs(seed + 100)),
     ]
     for i, (source, (_, share)) in enumerate(MIX.items()):
-        requested = REQUESTED if source == "tinystories" else 0.0
-        streams.append((share, epochs(corpus.sources[source], seed + 2 + i, requested)))
+        answers = requested if source == "tinystories" else 0.0
+        streams.append((share, epochs(corpus.sources[source], seed + 2 + i, answers)))
     spent = [0.0] * len(streams)
     while True:
         next_source = min(range(len(streams)), key=lambda i: spent[i] / streams[i][0])
@@ -188,12 +188,13 @@ def epochs(texts: list[str], seed: int, requested: float) -> Iterator[Document]:
     for epoch in count():
         rng = Random(f"{seed} {epoch}")
         for text in rng.sample(texts, len(texts)):
-            yield as_answer(text, rng) if rng.random() < requested else Document(text)
+            told = rng.random()
+            yield Document(text) if told >= requested else as_answer(text, rng, continued=told < CONTINUED)
 
 
-def as_answer(text: str, rng: Random) -> Document:
-    """A text that was asked for by some of the things that it names more than once, or by its beginning."""
-    if rng.random() < CONTINUED / REQUESTED:
+def as_answer(text: str, rng: Random, continued: bool) -> Document:
+    """A text that was asked for by its beginning, or by some of the things that it names more than once."""
+    if continued:
         return Document(turns=(conversations.continued(text, rng),))
     words = Counter(re.findall(r"[a-z]+", text.lower()))
     things = conversations.wanted([word for word in KEYWORDS if words[word] > 1], rng)

@@ -62,13 +62,13 @@ def with_kept(description: Mapping[str, Any], kept: list[str]) -> dict[str, Any]
     return {**description, **({"quantization_config": quantization} if quantization else {})}
 
 
-def trained(run: Path) -> TernaryLM:
-    """The model of a run's last checkpoint, to be trained on or looked at."""
+def trained(run: Path, dtype: torch.dtype = torch.float32) -> TernaryLM:
+    """The model of a run's last checkpoint, to be trained on or looked at. dtype: of activations."""
     state = checkpoint.latest(run)
     about = state["about"]
     if not about:
         raise FormatError(f"{run}: its checkpoint holds a model that was not built here.")
-    model = TernaryLM(about["description"], recipe_of(about["recipe"]), dtype=torch.float32)
+    model = TernaryLM(about["description"], recipe_of(about["recipe"]), dtype=dtype)
     model.load_state_dict(state["model"])
     return model
 
