@@ -277,7 +277,8 @@ class Compiled:
             )
         except ValueError as error:
             raise ParameterError(str(error)) from None
-        return cast(NDArray[np.float32], np.from_dlpack(logits))[: len(step.want)]
+        found: NDArray[np.float32] = np.from_dlpack(logits)
+        return found if len(step.want) else found[:0]
 
 
 _threads = 0  # that TVM was told to use
