@@ -11,6 +11,7 @@
 #include "ops/attention.h"
 #include "ops/head.h"
 #include "ops/linear.h"
+#include "ops/rows.h"
 #include "runtime/thread_pool.h"
 
 using namespace bitnet;
@@ -19,19 +20,6 @@ namespace {
 
 constexpr uintptr_t kHugePage = 2 << 20;
 constexpr int kCollapse = 25;  // MADV_COLLAPSE, since Linux 6.1; older ones refuse it
-
-// Weights are where their owner put them, on small pages, and a stream through those is up to a third slower. Asks once
-// for large ones, which neighbours share; no byte changes, so that it does no harm where the memory has become
-// something else since, or is not ours alone.
-void on_huge_pages(const void* data, int64_t bytes) {
-  static std::mutex busy;
-  static std::unordered_set<uintptr_t> seen;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(data), end = begin + static_cast<uintptr_t>(bytes);
-  const std::lock_guard lock(busy);
-  if (!seen.insert(begin).second) return;
-  for (uintptr_t page = begin & ~(kHugePage - 1); page < end; page += kHugePage)
-    if (seen.insert(page + 1).second) madvise(reinterpret_cast<void*>(page), kHugePage, kCollapse);  // odd: a page
-}
 
 }  // namespace
 
@@ -42,7 +30,6 @@ int32_t bitnet_ternary(const float* x, int64_t tokens, int64_t k, int64_t group,
                        const float* scales1, int64_t n1, float* y1, const uint8_t* w2, const float* scales2, int64_t n2,
                        float* y2) {
   const auto view = [&](const uint8_t* w, const float* scales, int64_t n) {
-    on_huge_pages(w, n * k / 4);
     return TernaryWeight::view(w, scales, n, k, group, per_row != 0);
   };
   // Those that are not there repeat the first, and are not read.
@@ -56,7 +43,6 @@ int32_t bitnet_ternary(const float* x, int64_t tokens, int64_t k, int64_t group,
 
 int32_t bitnet_dense(const float* x, int64_t tokens, int64_t k, const void* w, int64_t n, int64_t dtype, float* y) {
   const DenseWeight weight = DenseWeight::view(w, n, k, static_cast<DType>(dtype));
-  on_huge_pages(w, weight.nbytes());
   const Product product{nullptr, &weight, y};
   linear({x, tokens, k}, &product, 1);
   return 0;
@@ -66,8 +52,6 @@ int32_t bitnet_head(const float* x, int64_t rows, int64_t k, const void* w, int6
                     const uint8_t* screen, const int32_t* top, float* y) {
   DenseWeight weight = DenseWeight::view(w, n, k, static_cast<DType>(dtype));
   weight.screen = std::make_shared<const Screen>(screen, n, k);
-  on_huge_pages(screen, weight.screen->nbytes());
-  on_huge_pages(w, weight.nbytes());
   head({x, rows, k}, weight, top, y);
   return 0;
 }
@@ -94,6 +78,42 @@ int32_t bitnet_attention(const float* q, int64_t tokens, const float* k, const f
   const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
   attention({q, tokens, heads * head_dim}, k, v, pages, *layer,
             {positions, starts.data(), rows, {tables, rows, columns}}, scale, window, y);
+  return 0;
+}
+
+int32_t bitnet_rms_norm(const float* x, int64_t tokens, int64_t width, const float* weight, int64_t d, float eps,
+                        float* y) {
+  rms_norm({x, tokens * width / d, d}, weight, eps, y);
+  return 0;
+}
+
+int32_t bitnet_rope(const float* x, int64_t tokens, int64_t width, const int32_t* at, const float* cos,
+                    const float* sin, int64_t positions, int64_t half, int64_t head_dim, int64_t interleaved,
+                    float* y) {
+  rope({x, tokens, width}, {cos, positions, half}, {sin, positions, half}, at, head_dim, interleaved != 0, y);
+  return 0;
+}
+
+int32_t bitnet_gate(const float* g, int64_t tokens, int64_t width, const float* u, int64_t activation, float* y) {
+  gate({g, tokens, width}, u, static_cast<Activation>(activation), y);
+  return 0;
+}
+
+int32_t bitnet_add(const float* x, int64_t tokens, int64_t width, const float* y, float* out) {
+  add({x, tokens, width}, y, out);
+  return 0;
+}
+
+// Memory of others lies on small pages, and a stream through those is up to a third slower. No byte changes, so that it
+// does no harm where the memory has become something else since, or is not theirs alone.
+int32_t bitnet_on_huge_pages(const void* data, int64_t bytes) {
+  static std::mutex busy;
+  static std::unordered_set<uintptr_t> seen;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data), end = begin + static_cast<uintptr_t>(bytes);
+  const std::lock_guard lock(busy);
+  if (seen.insert(begin).second)
+    for (uintptr_t page = begin & ~(kHugePage - 1); page < end; page += kHugePage)
+      madvise(reinterpret_cast<void*>(page), kHugePage, kCollapse);
   return 0;
 }
 

@@ -41,6 +41,19 @@ BITNET_API int32_t bitnet_attention(const float* q, int64_t tokens, const float*
                                     int64_t layers, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
                                     int64_t f16, float* y);
 
+// Operations that treat every token by itself, as ops/rows.h has them. rope: cos and sin (positions, half).
+BITNET_API int32_t bitnet_rms_norm(const float* x, int64_t tokens, int64_t width, const float* weight, int64_t d,
+                                   float eps, float* y);
+BITNET_API int32_t bitnet_rope(const float* x, int64_t tokens, int64_t width, const int32_t* at, const float* cos,
+                               const float* sin, int64_t positions, int64_t half, int64_t head_dim, int64_t interleaved,
+                               float* y);
+BITNET_API int32_t bitnet_gate(const float* g, int64_t tokens, int64_t width, const float* u, int64_t activation,
+                               float* y);
+BITNET_API int32_t bitnet_add(const float* x, int64_t tokens, int64_t width, const float* y, float* out);
+
+// Asks once for large pages under memory that many calls will read; nothing depends on it.
+BITNET_API int32_t bitnet_on_huge_pages(const void* data, int64_t bytes);
+
 // Threads of the library's own pool; below 1: as it was.
 BITNET_API void bitnet_set_threads(int64_t count);
 

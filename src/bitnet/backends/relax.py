@@ -10,6 +10,7 @@ wanted row, 0: all; others may be -inf. The cache is written in place. ValueErro
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,21 +29,13 @@ from bitnet.errors import ParameterError
 from bitnet.tensorir import dense, native, rows, ternary
 from bitnet.tensorir.attention import CACHE_TYPES, cache_shape
 from bitnet.tensorir.check import check_step
-from bitnet.tensorir.sequence import Call, Value, constants, is_private, narrowed, private, sequence
+from bitnet.tensorir.sequence import Call, Constants, Value, is_private, narrowed, private, sequence
 from bitnet.tensorir.targets import Target
 
 DECODE, STEP, NEW_CACHE = "decode", "step", "new_cache"
 ROWWISE = (
-    rows.rms_norm,
-    rows.quantize,
-    rows.gate,
-    rows.add,
-    rows.scale,
-    rows.hadamard,
-    dense.linear,
-    ternary.linear,
-    native.ternary,
-    native.dense,
+    *(rows.rms_norm, rows.gate, rows.add, rows.scale, rows.hadamard, rows.quantize, dense.linear, ternary.linear),
+    *(native.rms_norm, native.gate, native.add, native.ternary, native.dense),
 )
 
 
@@ -105,11 +98,17 @@ class Pages:
 def write(model: Any, ops: TVM, kv: str, positions: int) -> tvm.IRModule:
     """The module of a Decoder. kv: the type of its caches; positions: that a sequence may have."""
     writer = Writer(ops, positions)
-    module = Module(ops)
     on = model.on(writer)
-    for name, count in ((DECODE, 1), (STEP, None)):
-        parameters, calls = step_of(count, on, writer, kv)
-        module.add_step(name, parameters, calls, partial(check_step, model.config.vocab_size, positions))
+    steps = {name: step_of(count, on, writer, kv) for name, count in ((DECODE, 1), (STEP, None))}
+    module = Module(ops, [call for _, calls in steps.values() for call in calls])
+
+    def begin(weights: Any, *parameters: Any) -> None:
+        check_step(model.config.vocab_size, positions, *parameters)
+        if ops.kernels.any_native:
+            native.on_huge_pages(weights)
+
+    for name, (parameters, calls) in steps.items():
+        module.add_step(name, parameters, calls, begin)
     module.add_new_cache(cache_shape(0, *cache_sizes(model.config))[1:], CACHE_TYPES[kv])
     return module.builder.finalize()
 
@@ -148,37 +147,36 @@ def step_of(count: int | None, model: Any, writer: Writer, kv: str) -> tuple[dic
 
 
 class Module:
-    """Of Relax, while it is written."""
+    """Of Relax, while it is written. calls: of all its steps."""
 
-    def __init__(self, ops: TVM) -> None:
+    def __init__(self, ops: TVM, calls: Sequence[Call]) -> None:
         self.builder = relax.BlockBuilder()
-        self._ops = ops
+        self._gpu = ops.target.gpu
         self._functions: dict[Any, tuple[Any, Any]] = {}
-
-    def add_step(self, name: str, parameters: Mapping[str, Value], calls: Sequence[Call], check: Any) -> None:
-        """A function of Relax. On a CPU it calls one of TensorIR, else one for each of the calls."""
         for call in calls:
-            self.add(call)
-        known = {each: relax.Var(called, type_of(each)) for called, each in parameters.items()}
-        held = {each: relax.const(each.data) for each in constants(calls)}
-        whole = None
-        if not self._ops.target.gpu:
-            function = sequence(f"{name}_calls", [*known], calls, self._functions, check)
-            whole = self.builder.add_func(function, f"{name}_calls")
-        with self.builder.function(name, [*known.values()]):
-            if whole:
-                result = self.emit(whole, [*known.values(), *held.values()], calls[-1].outputs)[0]
-            else:
-                result = self.emit_each(calls, known | held)
-            self.builder.emit_func_output(result)
+            if call.key not in self._functions:
+                self._functions[call.key] = self.added(ops.made(call.make, call.count))
+        self._constants = Constants(calls)
+        self._held = {} if self._gpu else {self._constants.whole: relax.const(self._constants.tensor())}
 
-    def add(self, call: Call) -> None:
-        if call.key in self._functions:
-            return
-        function = self._ops.made(call.make, call.count)
+    def added(self, function: Any) -> tuple[Any, Any]:
         name = self.builder.get_unique_name(function.attrs["global_symbol"])
-        given = function.with_attr("global_symbol", name) if self._ops.target.gpu else private(function)
-        self._functions[call.key] = self.builder.add_func(given, name), function
+        made = function.with_attr("global_symbol", name) if self._gpu else private(function)
+        return self.builder.add_func(made, name), function
+
+    def add_step(self, name: str, parameters: Mapping[str, Value], calls: Sequence[Call], begin: Any) -> None:
+        """A function of Relax. On a CPU it calls one of TensorIR, on a GPU one for each of the calls."""
+        known = {each: relax.Var(called, type_of(each)) for called, each in parameters.items()}
+        if not self._gpu:
+            whole = sequence(f"{name}_calls", [*known], calls, self._functions, self._constants, begin)
+            variable = self.builder.add_func(whole, f"{name}_calls")
+        with self.builder.function(name, [*known.values()]):
+            known |= self._held
+            if self._gpu:
+                result = self.emit_each(calls, known)
+            else:
+                result = self.emit(variable, [*known.values()], calls[-1].outputs)[0]
+            self.builder.emit_func_output(result)
 
     def emit(self, function: Any, arguments: Sequence[Any], outputs: Sequence[Value]) -> list[Any]:
         result = self.builder.emit(relax.call_tir(function, arguments, [type_of(each) for each in outputs]))
@@ -187,6 +185,7 @@ class Module:
         return [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(outputs))]
 
     def emit_each(self, calls: Sequence[Call], known: dict[Value, Any]) -> Any:
+        known |= {each: relax.const(each.data) for call in calls for each in call.inputs if each.data is not None}
         for call in calls:
             results = self.emit(self._functions[call.key][0], [known[each] for each in call.inputs], call.outputs)
             known |= dict(zip(call.outputs, results, strict=True))
@@ -278,7 +277,8 @@ class Compiled:
             )
         except ValueError as error:
             raise ParameterError(str(error)) from None
-        return cast(NDArray[np.float32], np.from_dlpack(logits))[: len(step.want)]
+        found: NDArray[np.float32] = np.from_dlpack(logits)
+        return found if len(step.want) else found[:0]
 
 
 _threads = 0  # that TVM was told to use
@@ -288,6 +288,7 @@ def use_threads(count: int) -> None:
     """Let TVM use as many as the core does."""
     global _threads
     if count != _threads:
+        os.environ["TVM_NUM_THREADS"] = str(count)  # or else TVM asks the system before every loop
         tvm.get_global_func("runtime.config_threadpool")(1, count)
         native.set_threads(count)
         _threads = count

@@ -159,6 +159,11 @@ class TVM(Ops):
         found = [result.numpy() for result in results]
         return found[0] if len(found) == 1 else tuple(found)
 
+    @property
+    def rows(self) -> Any:
+        """Where operations come from that treat every token by itself."""
+        return native if self.kernels.others else rows
+
     def count(self, x: Any) -> int | None:
         """1 where x is one token, None where functions for any number are called."""
         return 1 if len(x) == 1 else None
@@ -197,7 +202,7 @@ class TVM(Ops):
 
     def rms_norm(self, x: Any, weight: Any, eps: float) -> Any:
         width = self.width(x)
-        make = partial(rows.rms_norm, width, int(weight.shape[0]), eps)
+        make = partial(self.rows.rms_norm, width, int(weight.shape[0]), eps)
         return self.call(make, x, (x, weight), [((width,), "float32")])
 
     def linear(self, x: Any, *weights: Any) -> tuple[Any, ...]:
@@ -246,7 +251,7 @@ class TVM(Ops):
 
     def rope(self, x: Any, positions: Any, rope: Rope) -> Any:
         width, (cos, sin) = self.width(x), self.angles(rope, positions)
-        make = partial(rows.rope, width, rope.head_dim, 2 * int(cos.shape[1]), rope.style == "interleaved")
+        make = partial(self.rows.rope, width, rope.head_dim, 2 * int(cos.shape[1]), rope.style == "interleaved")
         return self.call(make, x, (x, positions, cos, sin), [((width,), "float32")])
 
     def attention(
@@ -261,11 +266,11 @@ class TVM(Ops):
 
     def gate(self, act: str, g: Any, u: Any) -> Any:
         width = self.width(g)
-        return self.call(partial(rows.gate, width, act), g, (g, u), [((width,), "float32")])
+        return self.call(partial(self.rows.gate, width, act), g, (g, u), [((width,), "float32")])
 
     def add(self, x: Any, y: Any) -> Any:
         width = self.width(x)
-        return self.call(partial(rows.add, width), x, (x, y), [((width,), "float32")])
+        return self.call(partial(self.rows.add, width), x, (x, y), [((width,), "float32")])
 
     def scale(self, x: Any, c: float) -> Any:
         width = self.width(x)

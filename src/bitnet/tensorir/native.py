@@ -1,4 +1,5 @@
-"""Products by the project's own kernels: functions that call core/native/native.h."""
+"""What the project's own kernels compute: functions that call core/native/native.h, with the arguments that those of
+rows.py, dense.py and attention.py have."""
 
 from __future__ import annotations
 
@@ -17,12 +18,13 @@ import bitnet._core as _core
 from bitnet.errors import ParameterError
 from bitnet.tensorir.attention import Heads, operands
 from bitnet.tensorir.dense import TYPES
-from bitnet.tensorir.function import Buffer, Function, i64
+from bitnet.tensorir.function import Buffer, Function, f32, i64
 from bitnet.tensorir.rows import COUNT
 from bitnet.tensorir.ternary import BYTES, Shape
 
 NAME = "libbitnet_native.so"
 MOST = 3  # matrices that share an input
+ACTIVATIONS = {"silu": 0, "relu2": 1, "gelu": 2}  # Activation of core/kernels/kernels.h
 DTYPES = {"F32": 0, "F16": 1, "BF16": 2}  # DType of core/kernels/kernels.h
 
 
@@ -91,6 +93,45 @@ def head(n: int, k: int, dtype: str, count: COUNT) -> PrimFunc:
         y = f.tensor("y", (rows, n))
         call("bitnet_head", x, rows, i64(k), w.data, i64(n), i64(DTYPES[dtype]), screen.data, top.data, y.data)
     return f.result
+
+
+def rms_norm(width: int, d: int, eps: float, count: COUNT) -> PrimFunc:
+    with Function("native_rms_norm") as f:
+        tokens = f.size("t", count)
+        x, weight, y = f.tensor("x", (tokens, width)), f.tensor("weight", (d,)), f.tensor("y", (tokens, width))
+        call("bitnet_rms_norm", x, tokens, i64(width), weight.data, i64(d), f32(eps), y.data)
+    return f.result
+
+
+def rope(width: int, head_dim: int, rotary: int, interleaved: bool, count: COUNT) -> PrimFunc:
+    with Function("native_rope") as f:
+        tokens, positions = f.size("t", count), f.size("p")
+        x, at = f.tensor("x", (tokens, width)), f.tensor("at", (tokens,), "int32")
+        cos, sin = (f.tensor(name, (positions, rotary // 2)) for name in ("cos", "sin"))
+        y = f.tensor("y", (tokens, width))
+        sizes = (i64(positions), i64(rotary // 2), i64(head_dim), i64(interleaved))
+        call("bitnet_rope", x, tokens, i64(width), at.data, cos.data, sin.data, *sizes, y.data)
+    return f.result
+
+
+def gate(width: int, act: str, count: COUNT) -> PrimFunc:
+    with Function("native_gate") as f:
+        tokens = f.size("t", count)
+        g, u, y = (f.tensor(name, (tokens, width)) for name in "guy")
+        call("bitnet_gate", g, tokens, i64(width), u.data, i64(ACTIVATIONS[act]), y.data)
+    return f.result
+
+
+def add(width: int, count: COUNT) -> PrimFunc:
+    with Function("native_add") as f:
+        tokens = f.size("t", count)
+        x, y, out = (f.tensor(name, (tokens, width)) for name in ("x", "y", "out"))
+        call("bitnet_add", x, tokens, i64(width), y.data, out.data)
+    return f.result
+
+
+def on_huge_pages(weights: Buffer) -> None:
+    T.evaluate(T.call_extern("int32", "bitnet_on_huge_pages", weights.data, i64(weights.shape[0])))
 
 
 def screen_bytes(n: int, k: int) -> int:

@@ -9,8 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
+import numpy as np
+import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call as CallExpr
 from tvm.ir import GlobalVar, PointerType, PrimType, Var
@@ -18,9 +21,11 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import PrimFunc
 from tvm.tirx.script.builder import ir as T
 
-from bitnet.tensorir.function import Buffer, Size, i64
+from bitnet.tensorir.function import Expr, Size, i64
 
 PRIVATE = "bitnet.private"
+ALIGNMENT = 64  # bytes
+READABLE = 4096  # bytes after the last constant, which kernels may read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,61 +95,112 @@ def narrowed(calls: Sequence[Call], rowwise: Iterable[Any], take: Callable[[Valu
     return found
 
 
-def constants(calls: Sequence[Call]) -> list[Value]:
-    return list(dict.fromkeys(value for call in calls for value in call.inputs if value.data is not None))
+class Constants:
+    """In one tensor, in the order of their use: weights that lie together lie on large pages."""
+
+    def __init__(self, calls: Iterable[Call]) -> None:
+        self.offsets: dict[Value, int] = {}
+        end = 0
+        for value in (value for call in calls for value in call.inputs if value.data is not None):
+            if value not in self.offsets:
+                self.offsets[value] = end
+                end += -(-np.from_dlpack(value.data).nbytes // ALIGNMENT) * ALIGNMENT
+        self.whole = Value((end + READABLE,), "uint8")
+
+    def tensor(self) -> Any:
+        room = np.zeros(self.whole.shape[0] + ALIGNMENT, np.uint8)
+        start = -room.__array_interface__["data"][0] % ALIGNMENT
+        place = room[start : start + self.whole.shape[0]]
+        for value, offset in self.offsets.items():
+            data = np.from_dlpack(value.data).reshape(-1).view(np.uint8)
+            place[offset : offset + len(data)] = data
+        return tvm_ffi.from_dlpack(place)
 
 
 def sequence(
-    name: str, parameters: Sequence[Value], calls: Sequence[Call], functions: Functions, begin: Callable[..., None]
+    name: str,
+    parameters: Sequence[Value],
+    calls: Sequence[Call],
+    functions: Functions,
+    constants: Constants,
+    begin: Callable[..., None],
 ) -> PrimFunc:
-    """A function of the parameters, constants(calls), and what the last call writes.
+    """A function of the parameters, the constants, and what the last call writes.
 
-    begin: writes what comes before the calls, given the parameters' buffers.
+    begin: writes what comes before the calls, given the buffers of the constants and the parameters.
     """
     memory = Memory(calls)
-    arguments = [*parameters, *constants(calls), calls[-1].outputs[0]]
+    arguments = [*parameters, constants.whole, calls[-1].outputs[0]]
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         T.func_attr({"global_symbol": name})
+        given = {}
         for i, value in enumerate(arguments):
             align = 4 if value.dtype == "int32" else 0  # what a caller passes lies anywhere
-            memory.places[value] = T.arg(f"x{i}", T.buffer([*map(i64, value.shape)], value.dtype, align=align))
-        begin(*(memory.places[value] for value in parameters))
+            given[value] = T.arg(f"x{i}", T.buffer([*map(i64, value.shape)], value.dtype, align=align))
+        weights = given[constants.whole]
+        begin(weights, *(given[value] for value in parameters))
+        room = T.alloc_buffer([memory.nbytes], "uint8")
+
+        def address(value: Value) -> Expr:
+            if value in given:
+                return given[value].data
+            if value in memory:
+                return room.access_ptr("rw", offset=memory.place(value))
+            return weights.access_ptr("r", offset=i64(constants.offsets[value]))
+
         for call in calls:
             variable, function = functions[call.key]
             values = [*call.inputs, *call.outputs]
-            addresses = [memory.place(value).data for value in values]
-            T.evaluate(CallExpr(variable, [*addresses, *sizes(function, values)], ret_ty="int32"))
-            memory.release(call)
+            T.evaluate(CallExpr(variable, [*map(address, values), *sizes(function, values)], ret_ty="int32"))
     return builder.get()
 
 
 class Memory:
-    """Where values lie: in a buffer that is theirs from the first call that writes them to the last that reads them."""
+    """Where results lie: in one buffer, each from the first call that writes it to the last that reads it. A value of
+    r rows begins at r times its offset, in the part of the values that have as many."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
-        self.places: dict[Value, Buffer] = {}
-        self._readers = Counter(value for call in calls for value in {*call.inputs})
-        self._kept: set[Value] = set()
-        self._free: dict[tuple[str, ...], list[Buffer]] = defaultdict(list)  # by shape and type
+        self._offsets: dict[Value, int] = {}
+        self._widths: dict[Size, int] = {}  # bytes a row, of all values with so many rows
+        readers = Counter(value for call in calls for value in {*call.inputs})
+        free: dict[tuple[Size, int], list[int]] = defaultdict(list)
+        for call in calls[:-1]:
+            for value in call.outputs:
+                rows, width = value.shape[0], row_bytes(value)
+                if not free[rows, width]:
+                    free[rows, width].append(self._widths.get(rows, 0))
+                    self._widths[rows] = self._widths.get(rows, 0) + width
+                self._offsets[value] = free[rows, width].pop()
+            readers.subtract({*call.inputs})
+            for value in dict.fromkeys(call.inputs):
+                if value in self._offsets and not readers[value]:
+                    free[value.shape[0], row_bytes(value)].append(self._offsets[value])
 
-    def place(self, value: Value) -> Buffer:
-        if value not in self.places:
-            free = self._free[kind(value)]
-            self.places[value] = free.pop() if free else T.alloc_buffer([*map(i64, value.shape)], value.dtype)
-            self._kept.add(value)
-        return self.places[value]
+    def __contains__(self, value: Value) -> bool:
+        return value in self._offsets
 
-    def release(self, call: Call) -> None:
-        """What `call` was the last to read."""
-        self._readers.subtract({*call.inputs})
-        for value in dict.fromkeys(call.inputs):
-            if value in self._kept and not self._readers[value]:
-                self._free[kind(value)].append(self.places[value])
+    @property
+    def nbytes(self) -> Expr:
+        return self._before(None)
+
+    def place(self, value: Value) -> Expr:
+        """Bytes from the beginning."""
+        return self._before(value.shape[0]) + i64(self._offsets[value]) * i64(value.shape[0])
+
+    def _before(self, rows: Size | None) -> Expr:
+        """Bytes of the parts before that of the values with so many rows."""
+        total = i64(0)
+        for each, width in self._widths.items():
+            if each is rows:
+                break
+            total = total + i64(width) * i64(each)
+        return total
 
 
-def kind(value: Value) -> tuple[str, ...]:
-    return (value.dtype, *map(str, value.shape))
+def row_bytes(value: Value) -> int:
+    size = prod(value.shape[1:]) * np.dtype(value.dtype).itemsize
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def private(function: PrimFunc) -> PrimFunc:
