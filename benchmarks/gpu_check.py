@@ -51,10 +51,13 @@ def check(device: Device, extent: Extent, say: Callable[[str], None] = print) ->
     for kind, ops in kinds.items():
         for test in TESTS:
             name = kind + test.__name__.replace("_", " ")
+            verdicts: dict[str, str] = {}
             try:
-                verdicts = dict(test(ops, extent))
+                for tried, verdict in test(ops, extent):
+                    if verdicts.get(tried, OK).startswith(OK):  # of several rows the first that is wrong
+                        verdicts[tried] = verdict
             except Exception as error:
-                verdicts = {"": f"{type(error).__name__}: {error}"}
+                verdicts[""] = f"{type(error).__name__}: {error}"
             for tried, verdict in verdicts.items():
                 found[f"{name} {tried}".rstrip()] = verdict
             wrong = [verdict for verdict in verdicts.values() if not verdict.startswith(OK)]

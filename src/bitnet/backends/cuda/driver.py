@@ -96,7 +96,7 @@ class DriverGPU(Device):
             raise DeviceError(
                 f"The driver does not take the kernels: {code}.",
                 "It is probably older than the compiler's CUDA: renew the driver, or take the compiler of its time: "
-                "pip install 'cuda-bindings<13' nvidia-cuda-nvrtc-cu12",
+                "pip uninstall nvidia-cuda-nvrtc; pip install 'cuda-bindings<13' nvidia-cuda-nvrtc-cu12",
             )
         raise DeviceError(f"The GPU failed: {name} gave {code}.", "What it was doing is lost; open the model again.")
 

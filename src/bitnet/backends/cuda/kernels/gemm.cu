@@ -148,6 +148,15 @@ __device__ inline void multiply_floats(const float* x, const Weight* weights, fl
         out[size_t(token + j) * width + row + i * kAcross] = total[i][j];
 }
 
+template <class Weight>
+__device__ inline void multiply_either(int together, const float* x, const Weight* weights, float* out, int tokens,
+                                       int width, int columns, const int* names, float* shared_w, Four* shared_x) {
+  if (together == 8)
+    multiply_floats<8>(x, weights, out, tokens, width, columns, names, shared_w, shared_x);
+  else
+    multiply_floats<kMostTokens>(x, weights, out, tokens, width, columns, names, shared_w, shared_x);
+}
+
 // x (tokens, columns) times a float matrix (rows, columns) -> out (tokens, rows). Blocks (x, y): kDown rows, and
 // `together` tokens, which are 8 or kMostTokens.
 // ids (tokens, most): the rows of each token's own, where they are gathered, of which there are counts[token]; out is
@@ -169,13 +178,13 @@ extern "C" __global__ void __launch_bounds__(kThreads, 2)
   x += size_t(token) * columns;
   out += size_t(token) * width + first;
   tokens = ids ? 1 : minimum(tokens - token, together);
-  auto multiply = [&](auto* w) {
-    if (together == 8)
-      multiply_floats<8>(x, w, out, tokens, width, columns, names, shared_w, shared_x);
-    else
-      multiply_floats<kMostTokens>(x, w, out, tokens, width, columns, names, shared_w, shared_x);
-  };
-  if (type == kF32) multiply(static_cast<const float*>(weights));
-  if (type == kF16) multiply(static_cast<const Half*>(weights));
-  if (type == kBF16) multiply(static_cast<const BFloat*>(weights));
+  if (type == kF32)
+    multiply_either(together, x, static_cast<const float*>(weights), out, tokens, width, columns, names, shared_w,
+                    shared_x);
+  if (type == kF16)
+    multiply_either(together, x, static_cast<const Half*>(weights), out, tokens, width, columns, names, shared_w,
+                    shared_x);
+  if (type == kBF16)
+    multiply_either(together, x, static_cast<const BFloat*>(weights), out, tokens, width, columns, names, shared_w,
+                    shared_x);
 }
