@@ -17,7 +17,7 @@ from bitnet.tokenizer import Tokenizer
 from bitnet.train import builtin, corpus
 from bitnet.train.batches import Rows
 from bitnet.train.data import ID
-from bitnet.train.export import TOKENIZER, export
+from bitnet.train.export import TOKENIZER, export, type_of
 from bitnet.train.model import TernaryLM
 from bitnet.train.stories import stories
 from bitnet.train.trainer import HeldOut, Plan, Trainer
@@ -67,6 +67,12 @@ def test_the_exported_model_has_the_trainers_loss(options: dict[str, Any], run: 
         loss, abs=1e-3
     )
     assert bool(notes) == ("embeddings" not in options)  # float16 embeddings are said
+
+
+def test_groups_go_into_the_longest_blocks_that_divide_them() -> None:
+    assert [type_of(group) for group in ("tensor", "row", 64, 192, 128, 384, 512, 32)] == [
+        "i2_s", "iq2_bn", "q2_0", "q2_0", "pq2_0", "pq2_0", "tq2_0", None
+    ]  # fmt: skip
 
 
 def test_the_exported_tokenizer_has_the_trained_ids_and_ends(run: Any, tmp_path: Path) -> None:

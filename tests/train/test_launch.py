@@ -143,6 +143,8 @@ def test_a_configuration_of_something_else_stays(folder: Path, tmp_path: Path) -
     [
         ("model.config.num_key_value_head=1", "Did you mean 'num_key_value_heads'"),
         ("recipe.mixed={q_projj: 8}", "'q_projj' is found in no weight's name"),
+        ("recipe={group: 32}", "No model file holds scales for groups of 32"),
+        ("recipe={group: row, mixed: {q_proj: 16}}", "k_proj has rows of 96; files with a scale for each row take"),
         ("training.seed=-1", "seed is -1; expected 0 or more"),
         ("training.rows_at_once=-1", "rows_at_once is -1"),
         ("optimizer.adam=-0.1", "adam is -0.1; expected a number that is not negative"),
@@ -154,6 +156,8 @@ def test_what_cannot_be_meant_is_refused(
 ) -> None:
     values = yaml.safe_load((folder / "float.yaml").read_text())
     values["model"]["config"].pop("num_key_value_heads")
+    if "row" in setting:
+        values["model"]["config"] |= {"hidden_size": 96, "head_dim": 24}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     assert bitnet("train", tmp_path / "run.yaml", "--out", tmp_path / "run", "--set", setting) == 2
     assert message in capsys.readouterr().err

@@ -106,7 +106,8 @@ def bins(values: Sequence[float]) -> tuple[list[float], list[int]]:
 def histogram(values: Sequence[float]) -> Iterator[str]:
     """A line a bin, for a terminal."""
     edges, counts = bins(values)
-    most, width = max(counts), len(f"{edges[-1]:.2f}")
+    digits = 2 if edges[-1] >= 1 else 4
+    most, width = max(counts), len(f"{edges[-1]:.{digits}f}")
     for (low, high), count in zip(pairwise(edges), counts, strict=True):
         bar = "█" * -(-count * BAR // most)
-        yield f"{low:{width}.2f} – {high:{width}.2f} ms  {bar:{BAR}}  {count:,}".rstrip()
+        yield f"{low:{width}.{digits}f} – {high:{width}.{digits}f} ms  {bar:{BAR}}  {count:,}".rstrip()

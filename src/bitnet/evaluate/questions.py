@@ -2,7 +2,7 @@
 
 | layout | what a file holds |
 |---|---|
-| choices | JSON: `context` (`question`, `query`, `prompt`), `choices`, `answer` (`label`, `gold`): index, letter, text |
+| choices | JSON: `context` (`question`, `query`, `prompt`), `choices`, `answer` (`label`, `gold`): index or letter |
 | hellaswag | JSON as the authors publish it (`ctx`, `endings`, `label`), or llama.cpp's text of six lines a question |
 | piqa | JSON: `goal`, `sol1`, `sol2`; `label` in it, or lines of NAME_labels.lst or NAME-labels.lst beside the file |
 | arc | JSON: `question`, `choices` with `text` and `label`, `answerKey`; AI2's own nesting too |

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,10 @@ class Encoder:
         """
         self.check_tools(messages)
         offered = {"tools": tools} if tools else {}
-        pieces = partial(self.template.pieces, tokenizer=self.tokenizer, **offered)
+
+        def pieces(turns: list[Any], add_generation_prompt: bool) -> list[int | str]:
+            return self.template.pieces(turns, self.tokenizer, add_generation_prompt, **offered)
+
         ids: list[int] = []
         learnt: list[bool] = []
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from bitnet.convert import write_checkpoint
 from bitnet.convert.folder import write_folder
 from bitnet.convert.losses import Losses
-from bitnet.errors import FormatError
+from bitnet.errors import FormatError, ParameterError
 from bitnet.models.load import open_model
 from bitnet.models.names import spellings
 from bitnet.quant.tensor import DenseTensor
@@ -26,7 +26,29 @@ from bitnet.train.model import TernaryLM
 from bitnet.train.quantizers import TERNARY, Recipe, deployed, recipe_of
 
 TOKENIZER = "tokenizer"  # folder of a run that holds the tokenizer's files
-TYPES: Mapping[Group, str] = {"tensor": "i2_s", "row": "iq2_bn", 64: "q2_0", 128: "pq2_0", 256: "tq2_0"}
+TYPES: Mapping[Group, str] = {"tensor": "i2_s", "row": "iq2_bn", 256: "tq2_0", 128: "pq2_0", 64: "q2_0"}
+
+
+def type_of(group: Group) -> str | None:
+    """The GGUF type with the longest blocks that such groups are made of."""
+    if isinstance(group, str):
+        return TYPES[group]
+    return next((kind for block, kind in TYPES.items() if isinstance(block, int) and group % block == 0), None)
+
+
+def check_exportable(model: TernaryLM) -> None:
+    """ParameterError where no file could hold what such a model learns: better before training than after it."""
+    group, ternary = model.recipe.rule.group, [n for n in model.projections() if model.recipe.bits(n) == TERNARY]
+    if ternary and type_of(group) is None:
+        raise ParameterError(
+            f"No model file holds scales for groups of {group}.", "Take a multiple of 64, or 'tensor'."
+        )
+    odd = next((n for n in ternary if group == "row" and model.shapes[n][1] % 64), None)
+    if odd:
+        raise ParameterError(
+            f"{odd} has rows of {model.shapes[odd][1]}; files with a scale for each row take multiples of 64.",
+            "Take recipe.group tensor, or other sizes.",
+        )
 
 
 def checkpoint_of(
@@ -99,7 +121,7 @@ def export(
             continue
         options: dict[str, Any] = {"embeddings": embeddings, "tokenizer": tokenizer}
         if path is gguf:
-            options["weights"] = weights or TYPES.get(model.recipe.rule.group, "tq2_0")
+            options["weights"] = weights or type_of(model.recipe.rule.group) or "tq2_0"
         losses: Losses = write(deployed_checkpoint(model, path), path, **options)  # type: ignore[operator]
         notes += [f"{path}: {note}" for note in losses.notes()]
     return notes

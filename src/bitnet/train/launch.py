@@ -24,7 +24,7 @@ from bitnet.train.batches import Rows
 from bitnet.train.config import RunConfig
 from bitnet.train.described import Described, refuse_misspelt, with_sub_norms
 from bitnet.train.distill import Distillation, Weights
-from bitnet.train.export import TOKENIZER, trained
+from bitnet.train.export import TOKENIZER, check_exportable, trained
 from bitnet.train.model import TernaryLM
 from bitnet.train.optimizer import Rates
 from bitnet.train.parallel import Group
@@ -187,6 +187,7 @@ def make_module(config: RunConfig) -> nn.Module:
         assert path is not None  # RunConfig has seen to it
         model = opened(path, recipe, config.model.sub_norms, **options)
     recipe.refuse_unmatched(model.projections())
+    check_exportable(model)
     if config.data.length > model.config.max_position_embeddings:
         raise ParameterError(
             f"Rows of {config.data.length} tokens do not fit into the model's context of "
