@@ -250,7 +250,8 @@ def build(module: tvm.IRModule, target: Target) -> Any:
         relax.transform.AttachGlobalSymbol(),
         hide_private,
     ]
-    return tvm.compile(module, target=llvm(target), relax_pipeline=tvm.transform.Sequential(passes), tir_pipeline="bitnet")
+    lower = tvm.transform.Sequential(passes)
+    return tvm.compile(module, target=llvm(target), relax_pipeline=lower, tir_pipeline="bitnet")
 
 
 ZERO = np.zeros(1, np.int32)

@@ -38,7 +38,7 @@ from bitnet.formats.checkpoint import Checkpoint
 from bitnet.formats.compiled import VERSION
 from bitnet.formats.digest import sha256
 from bitnet.models import Decoder
-from bitnet.models.compiled import SIZES
+from bitnet.models.compiled import HELD, SIZES
 from bitnet.models.load import Progress, architecture
 from bitnet.tensorir import native
 from bitnet.tensorir.attention import CACHE_TYPES
@@ -112,7 +112,7 @@ def compile_model(
     executable = build(module, target)
     doing("linking")
     manifest = manifest_of(checkpoint, tokenizer, model, target, context, options.kv)
-    manifest["model"]["screen_nbytes"] = getattr(model.weights["lm_head"], "screen_nbytes", 0)
+    manifest["model"] |= held(model)
     manifest |= {
         "kernels": options.kernels if ops.kernels.any_native else "tvm",
         "products": products,
@@ -202,6 +202,14 @@ def manifest_of(
         "tensors": {name: (info.shape, info.dtype, info.nbytes) for name, info in infos.items()},
         "metadata": described(checkpoint, tokenizer, model),
     }
+
+
+def held(model: Decoder) -> dict[str, int]:
+    """The bytes that models.compiled.HELD names."""
+    others = {id(w): w for name, w in model.weights.items() if name not in ("embed_tokens", "lm_head")}
+    head = model.weights["lm_head"]
+    found = (head.nbytes, getattr(head, "screen_nbytes", 0), sum(getattr(w, "nbytes", 0) for w in others.values()))
+    return dict(zip(HELD, found, strict=True))
 
 
 def described(checkpoint: Checkpoint, tokenizer: Tokenizer, model: Decoder) -> dict[str, Any]:

@@ -22,12 +22,15 @@ SIZES = (
     "max_position_embeddings",  # at most so many as the library was compiled for
 )
 
+HELD = ("head_nbytes", "screen_nbytes", "other_nbytes")
+
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """screen_nbytes: of the screen inside the library; 0 where it computes all logits always."""
+class Held:
+    """Weights inside the library, by their bytes. screen_nbytes: of an output head; 0: it computes all logits."""
 
-    screen_nbytes: int
+    nbytes: int
+    screen_nbytes: int = 0
 
 
 class CompiledModel(Decoder):
@@ -55,5 +58,6 @@ def load_compiled(checkpoint: CompiledFile) -> CompiledModel:
         library = import_module("bitnet.backends.compiled").Library(checkpoint.path, checkpoint.manifest)
     except ImportError as error:
         raise ParameterError(f"{checkpoint.path} needs {error.name}.", "pip install 'bitnet[tvm]'") from error
-    head = Head(int(checkpoint.manifest["model"].get("screen_nbytes", 0)))
-    return CompiledModel(Config(**sizes), {"embed_tokens": None, "lm_head": head}, library)
+    head, screen, others = (int(checkpoint.manifest["model"].get(name, 0)) for name in HELD)
+    held = Held(head, screen)
+    return CompiledModel(Config(**sizes), {"embed_tokens": held, "lm_head": held, "others": Held(others)}, library)
