@@ -96,6 +96,14 @@ def test_the_mixture_gives_every_source_its_share(corpus: data.Corpus) -> None:
     assert data.CHAT_SHARE < talk / total < data.CHAT_SHARE + data.REQUESTED
 
 
+def test_the_grammar_gets_the_share_that_it_is_given(corpus: data.Corpus) -> None:
+    texts = set(corpus.sources["tinystories"])
+    documents = list(islice(data.mixture(corpus, 0, requested=0.0, own=0.7), 2000))
+    total = sum(len(t) for d in documents for t in data.texts(d))
+    stories = sum(len(d.text) for d in documents if d.text in texts)
+    assert abs(stories / total - 0.45 * 0.3 / 0.52) < 0.02
+
+
 @pytest.mark.parametrize("asked, least, most", [(0.0, 0.0, 0.0), (0.05, 0.02, 0.08), (0.9, 0.5, 0.95)])
 def test_as_many_stories_answer_a_request_as_asked_for(
     corpus: data.Corpus, asked: float, least: float, most: float

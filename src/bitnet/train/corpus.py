@@ -44,6 +44,7 @@ MIX: dict[str, tuple[tuple[str, ...], float]] = {
     "tales": (("fairytaleqa_stories.txt", "aesop_for_children.txt"), 0.03),
 }
 GRAMMAR_SHARE, CHAT_SHARE, SENTENCES_SHARE = 0.10, 0.28, 0.10
+OWN = GRAMMAR_SHARE + CHAT_SHARE + SENTENCES_SHARE
 REQUESTED, CONTINUED = 0.4, 0.05  # of TinyStories: told as the answer to the user, and so as the rest of what he began
 UNCAPITALIZED = 0.4  # of the paragraphs of single sentences
 
@@ -140,16 +141,21 @@ class Capitals:
         return word[0].upper() + word[1:] if 2 * self.upper[key] > self.total[key] else word
 
 
-def mixture(corpus: Corpus, seed: int, requested: float = REQUESTED) -> Iterator[Document]:
-    """Documents without end, each source at its share of the text. requested: of TinyStories, told as answers."""
+def mixture(corpus: Corpus, seed: int, requested: float = REQUESTED, own: float = OWN) -> Iterator[Document]:
+    """Documents without end, each source at its share of the text.
+
+    requested: of TinyStories, told as answers. own: of all, from the grammar; its kinds, and the others, keep their
+    proportions.
+    """
+    more, less = own / OWN, (1 - own) / (1 - OWN)
     streams = [
-        (GRAMMAR_SHARE, grammar(seed)),
-        (CHAT_SHARE, talks(seed + 1)),
-        (SENTENCES_SHARE, paragraphs(seed + 100)),
+        (GRAMMAR_SHARE * more, grammar(seed)),
+        (CHAT_SHARE * more, talks(seed + 1)),
+        (SENTENCES_SHARE * more, paragraphs(seed + 100)),
     ]
     for i, (source, (_, share)) in enumerate(MIX.items()):
         answers = requested if source == "tinystories" else 0.0
-        streams.append((share, epochs(corpus.sources[source], seed + 2 + i, answers)))
+        streams.append((share * less, epochs(corpus.sources[source], seed + 2 + i, answers)))
     spent = [0.0] * len(streams)
     while True:
         next_source = min(range(len(streams)), key=lambda i: spent[i] / streams[i][0])
