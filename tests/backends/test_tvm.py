@@ -207,7 +207,7 @@ def test_a_screened_head_gives_what_the_engine_s_gives() -> None:
 
 
 def test_a_compiled_model_uses_the_threads_that_it_is_given(tmp_path: Path) -> None:
-    path = tiny.convert(tiny.Synthetic(tiny.BITNET), tmp_path / "tiny.gguf")
+    path = tiny.convert(tiny.Synthetic(tiny.BITNET | tiny.WIDE), tmp_path / "tiny.gguf")
     before = backends.set_threads(2)
     try:
         with BitNet(path, backend="tvm", threads=3):
