@@ -1,4 +1,4 @@
-"""The mean of runs that went on from the same model: often better than each of them (Wortsman et al., arXiv:2203.05482).
+"""The mean of runs that went on from the same model: often better than each (Wortsman et al., arXiv:2203.05482).
 
 python -m bitnet.train.average OUT RUN=0.3 OTHER=0.7
 bitnet export OUT --gguf model.gguf
