@@ -49,7 +49,6 @@ class ManyRows(ABC):
     def queries(self, group: int) -> int:
         """Rows of a program of attention, where `group` heads share keys and values."""
 
-    @abstractmethod
     def attend(
         self,
         query: Array,
@@ -62,6 +61,14 @@ class ManyRows(ABC):
     ) -> None:
         """The splits of attention, which join_splits puts together. sizes: heads, splits, window. places: of each
         split's values, largest score and sum of weights, for the step's first row."""
+        (heads, splits, window), head_dim = sizes, cache.head_dim
+        tables = (at.positions, at.block_tables, at.block_tables.shape[1], cache.slots)
+        values = (*tables, heads, splits, head_dim**-0.5, window, *places, head_dim)
+        self.splits(cache, heads // cache.kv_heads, len(runs), splits, query, *cache.of_layer(layer), runs, *values)
+
+    @abstractmethod
+    def splits(self, cache: KVCache, group: int, runs: int, splits: int, *values: Any) -> None:
+        """Launch the kernel of attention, where `group` heads share keys and values, on what both kinds take."""
 
 
 def many_rows(device: Device, triton: bool | None = None) -> ManyRows:

@@ -10,7 +10,6 @@ from bitnet.backends.cuda import tiles
 from bitnet.backends.cuda.cache import KVCache
 from bitnet.backends.cuda.device import THREADS, Array, Device, TritonKernel, address
 from bitnet.backends.cuda.many_rows import WIDTH, Codes, ManyRows
-from bitnet.backends.cuda.steps import DeviceStep
 from bitnet.backends.cuda.weights import DenseMatrix, TernaryMatrix
 
 DENSE_ROWS, DENSE_TOKENS = 128, 32  # of a program of dense_gemm; at least as many tokens as are ever gathered for
@@ -55,23 +54,10 @@ class WithTriton(ManyRows):
         wide = 1 << (group - 1).bit_length()
         return max(QUERIES, wide) // wide
 
-    def attend(
-        self,
-        query: Array,
-        cache: KVCache,
-        layer: int,
-        at: DeviceStep,
-        runs: Array,
-        sizes: tuple[int, int, int],
-        places: tuple[Any, Array, Array],
-    ) -> None:
-        (heads, splits, window), head_dim = sizes, cache.head_dim
-        group = heads // cache.kv_heads
+    def splits(self, cache: KVCache, group: int, runs: int, splits: int, *values: Any) -> None:
         wide = 1 << (group - 1).bit_length()
-        kernel = attention_kernel(cache.dtype, group, head_dim, max(QUERIES, wide), self.device.arch)
-        tables = (at.positions, at.block_tables, at.block_tables.shape[1], cache.slots)
-        values = (*tables, heads, splits, head_dim**-0.5, window, *places, head_dim)
-        self.launch(kernel, (len(runs), cache.kv_heads, splits), query, *cache.of_layer(layer), runs, *values)
+        kernel = attention_kernel(cache.dtype, group, cache.head_dim, max(QUERIES, wide), self.device.arch)
+        self.launch(kernel, (runs, cache.kv_heads, splits), *values)
 
 
 def gemm_shape(tokens: int, rows: int, along: int, device: Device, grouped: bool) -> tuple[int, int, int]:

@@ -8,7 +8,6 @@ from bitnet.backends.cuda import tiles
 from bitnet.backends.cuda.cache import TYPES, KVCache
 from bitnet.backends.cuda.device import THREADS, Array
 from bitnet.backends.cuda.many_rows import WIDTH, Codes, ManyRows
-from bitnet.backends.cuda.steps import DeviceStep
 from bitnet.backends.cuda.weights import DENSE, DenseMatrix, TernaryMatrix
 
 # As gemm.cu and splits.cu have them.
@@ -58,23 +57,10 @@ class WithoutTriton(ManyRows):
     def queries(self, group: int) -> int:
         return max(1, QUERIES // group)
 
-    def attend(
-        self,
-        query: Array,
-        cache: KVCache,
-        layer: int,
-        at: DeviceStep,
-        runs: Array,
-        sizes: tuple[int, int, int],
-        places: tuple[Any, Array, Array],
-    ) -> None:
-        (heads, splits, window), head_dim = sizes, cache.head_dim
-        group = heads // cache.kv_heads
-        tables = (at.positions, at.block_tables, at.block_tables.shape[1], cache.slots)
-        values = (*tables, heads, splits, head_dim**-0.5, window, *places, head_dim, group, WIDTH, TYPES[cache.dtype])
-        grid = (len(runs), cache.kv_heads * tiles.count(group, QUERIES), splits)
-        shared = 4 * (QUERIES * 4 * tiles.count(head_dim, 4) + STEP * PITCH)
-        self.device.run("attend_splits", grid, query, *cache.of_layer(layer), runs, *values, shared=shared)
+    def splits(self, cache: KVCache, group: int, runs: int, splits: int, *values: Any) -> None:
+        grid = (runs, cache.kv_heads * tiles.count(group, QUERIES), splits)
+        shared = 4 * (QUERIES * 4 * tiles.count(cache.head_dim, 4) + STEP * PITCH)
+        self.device.run("attend_splits", grid, *values, group, WIDTH, TYPES[cache.dtype], shared=shared)
 
 
 def warps_across(down: int, runs: int, processors: int) -> int:
