@@ -12,7 +12,7 @@ from bitnet.train import stories, templates
 
 ARTEFACTS = re.compile(
     r"  |[{}\[\]|]"  # double spaces, slots and choices left over
-    r"|\b[Aa] [aeiou]\w+|\b[Aa]n [^aeiouh\W]\w*"  # a apple, an pear
+    r"|\b[Aa] (?!uni)[aeiou]\w+|\b[Aa]n [^aeiouh\W]\w*"  # a apple, an pear
     r"|\b([a-z]+) \1\b"  # the the
     r"|[.!?] [a-z]|^[a-z]|[,.!?] ?[,.]|\.\?|\?\.",  # sentences without a capital, doubled marks
     re.MULTILINE,

@@ -24,15 +24,15 @@ LOWERED = 0.15  # of what users say, written without capitals and marks
 def chat(rng: Random) -> Turns:
     """A short conversation: small talk, a question on a story that is given, the rest of one, or a story asked for."""
     kind = rng.random()
-    if kind < 0.07:
+    if kind < 0.06:
         said, answer = rng.choice(small_talk())
         return ((typed(write(said, {}, rng), rng), write(answer, {}, rng)),)
     story = tell(rng)
-    if kind < 0.22:
+    if kind < 0.18:
         (question, answered), *more = rng.sample(story.questions, min(len(story.questions), rng.choice((1, 1, 2))))
         first = (f"{question} {story.text}" if rng.random() < 0.2 else f"{story.text}\n{question}", answered)
         return (first, *more)
-    if kind < 0.30:
+    if kind < 0.26:
         return (continued(story.text, rng),)
     told = asked_for(story, rng)
     questions = rng.sample(story.questions, min(len(story.questions), rng.choice((0, 0, 0, 1, 2))))
@@ -43,7 +43,7 @@ def asked_for(story: Story, rng: Random) -> tuple[str, str]:
     """A request that this story fulfils, and the story."""
     happy = rng.random() < 0.06
     text = story.text if not happy or story.text.endswith(HAPPY_END) else f"{without_end(story.text)} {HAPPY_END}"
-    if rng.random() < 0.35:
+    if rng.random() < 0.25:
         return request(text, rng, topic=story.topic, happy=happy), text
     return request(text, rng, things=wanted(story.things, rng), happy=happy), text
 

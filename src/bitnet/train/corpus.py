@@ -18,7 +18,7 @@ from bitnet.train.vocabulary import BEGIN, END, END_OF_TURN
 
 SEPARATOR = "<|endoftext|>"
 HELD_OUT = 320  # whole stories of TinyStories
-KEYWORDS = sorted({w for name in ("animal", *templates.words("things")) for w in templates.words(name)})
+KEYWORDS = sorted({w for name in ("animal", "figure", *templates.words("things")) for w in templates.words(name)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class Corpus:
 
 # source -> (files, share of the training tokens)
 MIX: dict[str, tuple[tuple[str, ...], float]] = {
-    "tinystories": (("tinystories_a.txt", "tinystories_b.txt", "tinystories_lowercase_c.txt"), 0.45),
-    "simple": (("asp_en_ccby.txt", "pb_en_ccby.txt"), 0.04),
-    "tales": (("fairytaleqa_stories.txt", "aesop_for_children.txt"), 0.03),
+    "tinystories": (("tinystories_a.txt", "tinystories_b.txt", "tinystories_lowercase_c.txt"), 0.30),
+    "simple": (("asp_en_ccby.txt", "pb_en_ccby.txt"), 0.03),
+    "tales": (("fairytaleqa_stories.txt", "aesop_for_children.txt"), 0.02),
 }
-GRAMMAR_SHARE, CHAT_SHARE, SENTENCES_SHARE = 0.10, 0.28, 0.10
+GRAMMAR_SHARE, CHAT_SHARE, SENTENCES_SHARE = 0.18, 0.42, 0.05
 OWN = GRAMMAR_SHARE + CHAT_SHARE + SENTENCES_SHARE
-REQUESTED, CONTINUED = 0.4, 0.05  # of TinyStories: told as the answer to the user, and so as the rest of what he began
+REQUESTED, CONTINUED = 0.05, 0.05  # of TinyStories: told as the answer to the user, and so as the rest of what he began
 UNCAPITALIZED = 0.4  # of the paragraphs of single sentences
 
 

@@ -11,6 +11,8 @@ from bitnet.train.templates import Plot, Slots, parse, plots, sentences, tables,
 
 WHO = ("Who is the story about?", "Who is this story about?")
 CHILDREN = ("girl", "boy")
+HEROES, HERO_SHARES = ("animal", "figure", "child"), (0.4, 0.2, 0.4)
+ALIKE = 0.6  # of the heroes after the first are of its kind
 PRONOUNS = {
     "f": {"he": "she", "him": "her", "his": "her", "himself": "herself"},
     "m": {"he": "he", "him": "him", "his": "his", "himself": "himself"},
@@ -55,7 +57,8 @@ def tell(rng: Random, plot: Plot | None = None) -> Story:
 def named(plot: Plot, slots: Slots, text: str) -> tuple[str, ...]:
     """The persons' nouns and the things of a plot, as far as the text has them."""
     nouns = [slots["noun" + SUFFIXES[role]] for role in SUFFIXES if role in plot.sources]
-    nouns += [slots[name] for name, table in plot.sources.items() if table in words("things")]
+    drawn = {name: table for name, table in plot.sources.items() if name not in SUFFIXES}
+    nouns += [slots[name] for name, table in drawn.items() if table in words("things")]
     return tuple(noun for noun in dict.fromkeys(nouns) if re.search(rf"\b{noun}\b", text))
 
 
@@ -95,10 +98,10 @@ def pick(name: str, source: str, slots: Slots, rng: Random) -> Slots:
 def cast(role: str, source: str, slots: Slots, rng: Random) -> Slots:
     """A person: name, what it is ({kind}, {noun}), pronouns, and where A lives."""
     suffix = SUFFIXES[role]
-    if source == "hero":  # a child or an animal; the others are then what A is
-        source = "child" if rng.random() < 0.65 else "animal"
-        if "noun" in slots:
-            source = "child" if slots["noun"] in CHILDREN else "animal"
+    if source == "hero":
+        source = rng.choices(HEROES, HERO_SHARES)[0]
+        if "noun" in slots and rng.random() < ALIKE:
+            source = next((kind for kind in HEROES[:2] if slots["noun"] in words(kind)), "child")
     gender = rng.choice("fm")
     taken = set(slots.values())
     lives = None
