@@ -187,7 +187,7 @@ def likeliest_logits(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
     logits[1] = np.round(8 * logits[1])  # many are equal
     logits[2] = np.where(np.abs(logits[2]) < 0.01, 0 * logits[2], -np.abs(logits[2]))  # as are zeros of either sign
     for top in (1, 40):
-        found = ops.select(ops.device.put(logits), ops.device.put(np.full(3, top, np.int32)), extent.vocab).numpy()
+        found = ops.select(ops.device.put(logits), ops.device.put(np.full(3, top, np.int32)), extent.vocab)[0].numpy()
         for row, entry in zip(logits, found, strict=True):
             ids = np.sort(entry[1 : 1 + entry[0]])
             expected = np.flatnonzero(row >= np.sort(row)[-top])
@@ -202,13 +202,11 @@ def screened_head(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
     for rows, top in ((1, 1), (3, 40), (8, 5)):
         scored = Scored(ops.device.put(floats(random, rows, 256)), weight)
         whole = ops.to_host(scored)
-        found = top_logits(
-            screened(ops, scored, ops.device.put(np.full(rows, top, np.int32)), ROOM), rows, extent.vocab
-        )
-        if found is None:
-            yield f"{rows} rows", "too many rows were within reach"
-            continue
-        for mine, row in zip(found, whole, strict=True):
+        found, _ = screened(ops, scored, ops.device.put(np.full(rows, top, np.int32)), ROOM)
+        for mine, row in zip(top_logits(found, rows, extent.vocab), whole, strict=True):
+            if mine is None:
+                yield f"{rows} rows, top {top}", "too many rows were within reach"
+                continue
             expected = np.flatnonzero(row >= np.sort(row)[-top])
             same = np.array_equal(mine.ids, expected) and np.array_equal(mine.values, row[expected])
             yield f"{rows} rows, top {top}", OK if same else "other logits than the whole head's"

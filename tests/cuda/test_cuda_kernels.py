@@ -264,7 +264,7 @@ def test_the_largest_logits_are_found(ops: CUDA, top: int) -> None:
     logits[1] = np.round(logits[1])  # many are equal
     logits[2, :500] = -np.inf
     tops = np.array([top, 1, top], np.int32)
-    found = ops.select(ops.device.put(logits), ops.device.put(tops), 1000).numpy()
+    found = ops.select(ops.device.put(logits), ops.device.put(tops), 1000)[0].numpy()
     for row, entry, count in zip(logits, found, tops, strict=True):
         ids = entry[1 : 1 + entry[0]]
         expected = np.flatnonzero(row >= np.sort(row)[-count])
@@ -275,7 +275,7 @@ def test_the_largest_logits_are_found(ops: CUDA, top: int) -> None:
 def test_zeros_of_either_sign_are_equal(ops: CUDA) -> None:
     """As to NumPy, which takes the first of them."""
     logits = np.array([[-1, -0.0, 0.0, -2, -0.0], [-1, 0.0, -0.0, -2, -3]], np.float32)
-    found = ops.select(ops.device.put(logits), ops.device.put(np.ones(2, np.int32)), 5).numpy()
+    found = ops.select(ops.device.put(logits), ops.device.put(np.ones(2, np.int32)), 5)[0].numpy()
     assert [sorted(row[1 : 1 + row[0]]) for row in found] == [[1, 2, 4], [1, 2]]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+import serving
 import tiny
 from emulated_gpu import EmulatedGPU
 
@@ -15,6 +17,7 @@ from bitnet.backends.base import BLOCK_SIZE, Ops, Step, TopLogits
 from bitnet.backends.cuda import CUDA
 from bitnet.backends.cuda.graphs import Steps
 from bitnet.engine import LLM, EngineConfig, SamplingParams
+from bitnet.engine.sampling import sample
 from bitnet.models import Decoder
 from bitnet.quant.tensor import DenseTensor
 
@@ -75,6 +78,51 @@ def test_sampled_tokens_are_those_of_the_cpu(ops: CUDA, params: dict[str, Any]) 
     source = tiny.Synthetic(tiny.BITNET)
     ours, cpu = (generated(tiny.load(source, each), 3, **params) for each in (ops, "cpu"))
     assert ours == cpu
+
+
+def test_sequences_of_any_kind_share_a_step(ops: CUDA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens are drawn on the card but for those that take all logits, whose rows alone come to the host."""
+    end: Any = {"max_tokens": 4, "ignore_eos": True}
+    kinds = [{"temperature": 0}, {"seed": 1}, {"seed": 2, "top_k": 9, "top_p": 1, "min_p": 0}, {"seed": 3, "top_k": 0}]
+    kinds += [{"seed": 4, "frequency_penalty": 0.4}, {"seed": 5, "logprobs": 2}]
+    kept: list[tuple[Any, SamplingParams]] = []
+
+    def watched(logits: Any, params: SamplingParams, *rest: Any) -> int:
+        kept.append((logits, params))
+        return sample(logits, params, *rest)
+
+    monkeypatch.setattr("bitnet.engine.llm.sample", watched)
+    found = []
+    for each in (ops, "cpu"):
+        kept.clear()
+        model = tiny.load(tiny.Synthetic(tiny.BITNET), each)
+        llm = LLM(model, tiny.tokenizer(), EngineConfig(ctx_size=64, chunk=16, max_sequences=len(kinds)))
+        sequences = [llm.add_request(PROMPT[i:10], SamplingParams(**end, **kind)) for i, kind in enumerate(kinds)]
+        list(llm.run(sequences))
+        found.append([sequence.output for sequence in sequences])
+        on_host = len(kept)
+        assert each == "cpu" or all(params.top == 0 and len(logits) == 272 for logits, params in kept)
+        assert on_host == 4 * (6 if each == "cpu" else 3)
+    assert found[0] == found[1]
+
+
+def test_a_server_gives_the_tokens_of_the_cpu_while_others_leave() -> None:
+    """Streams side by side, one of them broken off."""
+    prompts = ["the end", "an inn", "in the rain"]
+    bodies = [{"prompt": prompt, "max_tokens": 6, "ignore_eos": True, "seed": 3} for prompt in prompts]
+    answers = []
+    for backend in (CUDA(EmulatedGPU(arch=75)), backends.make("cpu")):
+        model = tiny.load(tiny.Synthetic(tiny.BITNET), backend)
+
+        def ask(body: dict[str, Any], client: serving.Client) -> Any:
+            return client.post("/v1/completions", json=body).json()["choices"]
+
+        with serving.serving(serving.stand(model, ctx_size=64)) as client, ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(ask, body, client) for body in bodies]
+            with client.stream("POST", "/v1/completions", json=bodies[0] | {"max_tokens": 50, "stream": True}) as left:
+                next(left.iter_lines())
+            answers.append([each.result() for each in asked])
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("name", ["bitnet", "gemma3"])

@@ -40,9 +40,9 @@ def test_the_likeliest_logits_have_the_bits_of_the_whole_head(ops: CUDA, dtype: 
     scored = ops.head(x, weight)
     assert isinstance(scored, Scored)
     ops.device.launches.clear()
-    found = top_logits(screened(ops, scored, ops.device.put(np.full(rows, top, np.int32)), ROOM), rows, VOCAB)
-    assert found is not None
+    found = top_logits(screened(ops, scored, ops.device.put(np.full(rows, top, np.int32)), ROOM)[0], rows, VOCAB)
     for row, all_of_it in zip(found, ops.to_host(scored), strict=True):
+        assert row is not None
         expected = np.flatnonzero(all_of_it >= np.sort(all_of_it)[-top])
         np.testing.assert_array_equal(row.ids, expected)
         np.testing.assert_array_equal(row.values, all_of_it[expected])
@@ -75,9 +75,8 @@ def test_bounds_hold_where_rounding_is_worst(ops: CUDA) -> None:
     x = random.standard_normal((4, HIDDEN), np.float32)
     x[:, 1] = 300
     scored = Scored(ops.device.put(x), weight)
-    found = top_logits(screened(ops, scored, ops.device.put(np.ones(4, np.int32)), ROOM), 4, VOCAB)
-    assert found is not None
-    np.testing.assert_array_equal([row.ids[0] for row in found], ops.to_host(scored).argmax(axis=1))
+    found = top_logits(screened(ops, scored, ops.device.put(np.ones(4, np.int32)), ROOM)[0], 4, VOCAB)
+    np.testing.assert_array_equal([row.ids[0] for row in found if row], ops.to_host(scored).argmax(axis=1))
 
 
 def test_where_too_many_might_matter_the_head_is_computed_whole(ops: CUDA) -> None:
@@ -86,7 +85,8 @@ def test_where_too_many_might_matter_the_head_is_computed_whole(ops: CUDA) -> No
     weight = head(ops, "F16", np.ones((vocab, 64), np.float32))
     for value in (1.0, np.nan):
         scored = Scored(ops.device.put(np.full((1, 64), value, np.float32)), weight)
-        assert top_logits(screened(ops, scored, ops.device.put(np.ones(1, np.int32)), ROOM), 1, vocab) is None
+        found, tokens = screened(ops, scored, ops.device.put(np.ones(1, np.int32)), ROOM)
+        assert top_logits(found, 1, vocab) == [None] and tokens.numpy() == [-1]
 
 
 def test_a_model_with_a_screen_gives_the_same_logits(ops: CUDA) -> None:

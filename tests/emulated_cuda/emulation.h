@@ -231,6 +231,16 @@ inline float __uint_as_float(unsigned bits) {
 }
 inline int __float2int_rn(float x) { return x != x ? 0 : int(std::nearbyint(x)); }
 
+// A card's exp in float64 is good to a unit in the last place (CUDA Programming Guide, "Mathematical Functions"), as a
+// host's is, but not to the same bits.
+inline double exp_of_a_card(double x) {
+  double y = std::exp(x);
+  uint64_t bits;
+  std::memcpy(&bits, &y, 8);
+  return x == 0.0 || y == 0.0 ? y : std::nextafter(y, bits % 3 == 0 ? 0.0 : 2.0);
+}
+#define exp exp_of_a_card
+
 inline float half_to_float(unsigned short h) {
   unsigned sign = unsigned(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023;
   float magnitude = exponent == 31  ? __uint_as_float(0x7f800000u | fraction << 13)

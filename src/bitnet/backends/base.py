@@ -46,6 +46,8 @@ class Step:
     want: (S,) flat rows whose logits are wanted.
     block_tables: (B, blocks) cache block of each run of BLOCK_SIZE positions; -1 where there is none.
     top: how many of the likeliest logits are needed, of each wanted row or of all alike; 0: all.
+    draws: (S, 4) float64, how tokens are drawn from these: temperature, top_p, min_p, and the number in [0, 1) that
+    decides. None: tokens are not asked for.
     """
 
     ids: Ints
@@ -54,6 +56,7 @@ class Step:
     want: Ints
     block_tables: Ints
     top: int | Ints = 0
+    draws: NDArray[np.float64] | None = None
 
     @property
     def tops(self) -> Ints:
@@ -100,6 +103,9 @@ class TopLogits:
         return row
 
 
+Row = NDArray[np.float32] | TopLogits | int  # logits (vocab,), or the token that was drawn from them
+
+
 @dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary position embedding (arXiv:2104.09864).
@@ -139,6 +145,7 @@ class Ops(ABC):
 
     name: str
     screens: bool = False  # whether add_screen does something
+    draws: bool = False  # whether `compile` makes tokens of rows whose step says how
 
     def settle(self, count: int, room: int) -> float:
         """Decide how the ternary weights to come are kept: `count` of them, for which there are `room` bytes.
@@ -235,7 +242,8 @@ class Ops(ABC):
     def compile(self, model: Model, cache: Cache) -> Callable[[Step], Value]:
         """`model` on `cache`, to be called for every step; a backend may capture it once and replay it.
 
-        It gives logits on the host: (S, vocab), or where every row has a top perhaps a list of S TopLogits.
+        It gives logits on the host: (S, vocab), or a list of S rows, of which those with a top may be TopLogits, and
+        where the step has draws the token itself: the one that engine/sampling.py draws from the same logits.
         """
         return lambda step: model(step, cache)
 

@@ -113,7 +113,7 @@ class Run:
         logits: Floats = self.runner.compute(make_step([Chunk(self.sequence, end - 1, end)]))
         return logits[0]
 
-    def step(self) -> Floats:
+    def step(self) -> Any:
         chunks = self.scheduler.schedule()
         logits = self.runner.run(chunks)
         self.sequence.computed = chunks[0].end

@@ -9,13 +9,15 @@ from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
-from bitnet.backends.base import BLOCK_SIZE, KV_TYPES
+import numpy as np
+
+from bitnet.backends.base import BLOCK_SIZE, KV_TYPES, Row
 from bitnet.engine.constraint import Constraint, allowed_tokens, follow
 from bitnet.engine.draft import Drafter
 from bitnet.engine.kv_cache import BlockPool
 from bitnet.engine.pace import Pace
 from bitnet.engine.runner import Runner, is_scored, wanted_rows
-from bitnet.engine.sampling import Floats, SamplingParams, check, sample, token_logprob
+from bitnet.engine.sampling import SamplingParams, check, sample, token_logprob
 from bitnet.engine.scheduler import Chunk, Scheduler
 from bitnet.engine.sequence import NEVER, Sequence, Status
 from bitnet.engine.speculation import Speculator
@@ -200,7 +202,7 @@ class LLM:
             return outputs
         if self.speculator is not None:
             chunks = self.speculator.add_drafts(chunks, self.scheduler.pool, self._left)
-        for chunk, logits in zip(chunks, self.runner.run(chunks), strict=True):
+        for chunk, logits in zip(chunks, self.runner.run(chunks, draw=True), strict=True):
             chunk.sequence.computed = chunk.end
             try:
                 score(chunk, logits)
@@ -255,12 +257,12 @@ class LLM:
             if sequence.error is not None:
                 raise sequence.error
 
-    def _verify(self, chunk: Chunk, logits: Floats) -> Iterator[Output]:
+    def _verify(self, chunk: Chunk, rows: Ids[Row]) -> Iterator[Output]:
         """The sequence's next token, and another for each draft that turns out to be what was sampled."""
         sequence = chunk.sequence
         sequence.steps += 1
         sequence.drafted += len(chunk.drafts)
-        for row, draft in zip(logits, (*chunk.drafts, -1), strict=True):
+        for row, draft in zip(rows, (*chunk.drafts, -1), strict=True):
             output = self._advance(sequence, row)
             yield output
             sequence.accepted += output.token == draft
@@ -289,16 +291,19 @@ class LLM:
         room, most = self.ctx_size - len(sequence), sequence.params.max_tokens
         return room if most is None else min(room, most - len(sequence.output))
 
-    def _advance(self, sequence: Sequence, logits: Floats) -> Output:
-        """Choose the sequence's next token, and see whether that ends it."""
+    def _advance(self, sequence: Sequence, row: Row) -> Output:
+        """Choose the sequence's next token, unless the backend has, and see whether that ends it."""
         params, text = sequence.params, self._text[sequence]
         if params.max_tokens == 0:
             return self._finish(sequence, "length", None, "")
-        constraint = sequence.constraint
-        allowed = None if constraint is None else allowed_tokens(constraint, len(logits))
-        token = sample(logits, params, sequence.prompt_counts, sequence.counts, sequence.random.random(), allowed)
-        if params.logprobs is not None:
-            sequence.logprobs.append(token_logprob(logits, token, params.logprobs))
+        constraint, number = sequence.constraint, sequence.next_number()
+        if isinstance(row, int):
+            token = row
+        else:
+            allowed = None if constraint is None else allowed_tokens(constraint, len(row))
+            token = sample(row, params, sequence.prompt_counts, sequence.counts, number, allowed)
+            if params.logprobs is not None:
+                sequence.logprobs.append(token_logprob(np.asarray(row), token, params.logprobs))
         sequence.append(token)
         complete = constraint is not None and follow(constraint, token)
         if token in self.tokenizer.eos_ids and not params.ignore_eos:
@@ -346,11 +351,12 @@ class Text:
         return self._stop.push(self._decoder.flush()) + self._stop.flush()
 
 
-def score(chunk: Chunk, logits: Floats) -> None:
+def score(chunk: Chunk, rows: Ids[Row]) -> None:
     """Keep the log-probability of each prompt token that this chunk's logits predict."""
     sequence = chunk.sequence
     if not is_scored(chunk):
         return
+    logits = np.asarray(rows)
     check(logits)
     for row, logit in zip(wanted_rows(chunk), logits, strict=True):
         position = chunk.start + row + 1

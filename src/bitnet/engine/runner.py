@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from bitnet.backends.base import Cache, Ints, Step
-from bitnet.engine.sampling import Floats
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet.backends.base import Cache, Ints, Row, Step
 from bitnet.engine.scheduler import Chunk
 from bitnet.models import Decoder
 
@@ -23,14 +25,16 @@ class Runner:
         )
         self.compute = model.ops.compile(model, self.cache)
 
-    def run(self, chunks: list[Chunk]) -> list[Floats]:
+    def run(self, chunks: list[Chunk], draw: bool = False) -> list[Sequence[Row]]:
         """The logits (rows, vocab) of each chunk: of its last token and its drafts, or of all where the prompt
         is scored.
 
-        Those that cannot matter to any of the sequences may be -inf.
+        Those that cannot matter to any of the sequences may be -inf. draw: in place of a row that is not scored there
+        may be the token that it is drawn to.
         """
         top = 0 if self.head == "full" else needed_logits(chunks)
-        logits = self.compute(make_step(chunks, top))
+        draws = how_to_draw(chunks) if draw and self.model.ops.draws and np.any(top) else None
+        logits = self.compute(make_step(chunks, top, draws))
         parts, end = [], 0
         for chunk in chunks:
             start, end = end, end + len(wanted_rows(chunk))
@@ -58,7 +62,17 @@ def needed_logits(chunks: list[Chunk]) -> Ints:
     return np.array(tops, np.int32)
 
 
-def make_step(chunks: list[Chunk], top: int | Ints = 0) -> Step:
+def how_to_draw(chunks: list[Chunk]) -> NDArray[np.float64]:
+    """Step.draws of these chunks."""
+    rows: list[tuple[float, ...]] = []
+    for chunk in chunks:
+        params, count = chunk.sequence.params, len(wanted_rows(chunk))
+        ahead = [0.0] * count if is_scored(chunk) else chunk.sequence.numbers_ahead(count)
+        rows += [(params.temperature, params.top_p, params.min_p, number) for number in ahead]
+    return np.array(rows, np.float64)
+
+
+def make_step(chunks: list[Chunk], top: int | Ints = 0, draws: NDArray[np.float64] | None = None) -> Step:
     """Lists first and arrays once: for the few numbers of a decode that is several times faster than NumPy's calls."""
     ids: list[int] = []
     positions: list[int] = []
@@ -77,4 +91,5 @@ def make_step(chunks: list[Chunk], top: int | Ints = 0) -> Step:
         want=np.array(want, np.int32),
         block_tables=np.array([row + [-1] * (most - len(row)) for row in blocks], np.int32),
         top=top,
+        draws=draws,
     )

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class Sequence:
     counts: Counter[int] = field(default_factory=Counter)
     prompt_counts: Counter[int] = field(init=False)
     random: np.random.Generator = field(init=False)
+    numbers: deque[float] = field(default_factory=deque)  # of `random`, that no token has used yet
 
     def __post_init__(self) -> None:
         self.prompt_counts = Counter(self.prompt) if self.params.has_penalties else Counter()
@@ -118,6 +120,15 @@ class Sequence:
     def blocks_for(self, length: int) -> int:
         """How many more blocks are needed to hold `length` positions."""
         return max(0, -(-length // BLOCK_SIZE) - len(self.blocks))
+
+    def numbers_ahead(self, count: int) -> list[float]:
+        """What its next tokens will be drawn with; a step may be given more of them than it uses."""
+        while len(self.numbers) < count:
+            self.numbers.append(self.random.random())
+        return list(islice(self.numbers, count))
+
+    def next_number(self) -> float:
+        return self.numbers.popleft() if self.numbers else self.random.random()
 
     def append(self, token: int) -> None:
         now = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Step, TopLogits
+from bitnet.backends.base import BLOCK_SIZE, Model, Row, Step, TopLogits
 from bitnet.backends.cuda.cache import KVCache
 from bitnet.backends.cuda.device import Array, Pool
 from bitnet.backends.cuda.screen import Scored
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 MOST_SEQUENCES = 256
 LEAST_BLOCKS = 16
-ROOM = 512  # ids of a row that come to the host; of more, which are equal, the whole row does
-Logits = NDArray[np.float32] | list[TopLogits]
+ROOM = 512  # ids of a row that may come to the host; of more, which are equal, the whole row does
+DRAW = 4  # numbers that a token is drawn with
+Logits = NDArray[np.float32] | list[Row]
+Found = tuple[Array, Array]  # the likeliest of each row, and the token, as `select` gives them
 
 
 def power_of_two(value: int, least: int = 1) -> int:
@@ -46,22 +48,31 @@ class Steps:
         if not decodes:
             at = place(self.ops.device, step)
             logits = self.model(at, self.cache)  # type: ignore[arg-type]
-            return self._to_host(step.tops, logits, self._select(logits, step.tops))
+            return self._to_host(step, logits, self._select(logits, step))
         shape = power_of_two(sequences), power_of_two(step.block_tables.shape[1], LEAST_BLOCKS)
         if shape not in self._graphs:
             self._graphs[shape] = Graph(self, *shape)
-        logits, found = self._graphs[shape].run(step)
-        return self._to_host(step.tops, logits, found)
+        return self._to_host(step, *self._graphs[shape].run(step))
 
-    def _to_host(self, tops: Ints, logits: Array | Scored, found: Array | None) -> Logits:
-        """The rows that are wanted, the first ones: whole where one needs them all, or where too many might matter."""
-        rows = None if found is None or not tops.all() else top_logits(found, len(tops), logits.shape[1])
-        return whole(self.ops.array(logits), len(tops)) if rows is None else rows
+    def _to_host(self, step: Step, logits: Array | Scored, found: Found | None) -> Logits:
+        """Of each row that is wanted, the first ones, its token; else the likeliest logits; whole where it needs them
+        all, or where too many might matter."""
+        rows = likeliest(found, step, logits.shape[1]) if found else [None] * len(step.want)
+        missing = [i for i, row in enumerate(rows) if row is None]
+        if len(missing) == len(rows):
+            return whole(self.ops.array(logits), 0, len(rows))
+        if missing:
+            values = self.ops.array(logits)
+            for i in missing:
+                rows[i] = whole(values, i, 1)[0]
+        return rows  # type: ignore[return-value]
 
-    def _select(self, logits: Array | Scored, tops: Ints) -> Array | None:
-        if not len(tops) or not tops.all():
+    def _select(self, logits: Array | Scored, step: Step) -> Found | None:
+        if not step.tops.any():
             return None
-        return self.ops.select(logits, self.ops.device.put(tops), ROOM)
+        put = self.ops.device.put
+        tops, draws = put(np.maximum(step.tops, 1)), None if step.draws is None else put(step.draws)
+        return self.ops.select(logits, tops, ROOM, draws)
 
 
 class Graph:
@@ -71,18 +82,20 @@ class Graph:
         self.steps, self.sequences, self.blocks = steps, sequences, blocks
         device = steps.ops.device
         self.width = max(4, sequences)  # Triton is promised addresses that are multiples of 16
-        self.numbers = np.zeros(3 * self.width + sequences * blocks, np.int32)  # ids, positions, tops, tables
+        # Ids, positions, tops; what tokens are drawn with, in float64; tables.
+        self.numbers = np.zeros((3 + 2 * DRAW) * self.width + sequences * blocks, np.int32)
         self.input = device.put(self.numbers)
         ids, positions, self.tops = (self.input.part(i * self.width, (sequences,)) for i in range(3))
+        self.draws = self.input.part(3 * self.width, (sequences, 2 * DRAW))
         rows = np.arange(sequences + 1, dtype=np.int32)
-        tables = self.input.part(3 * self.width, (sequences, blocks))
+        tables = self.input.part((3 + 2 * DRAW) * self.width, (sequences, blocks))
         self.step = DeviceStep(ids, positions, None, tables, device.put(rows[:-1]), rows, blocks * BLOCK_SIZE)
         self._replay: Callable[[], None] | None = None
-        self._results: tuple[Array | Scored, Array] | None = None
+        self._results: tuple[Array | Scored, Found] | None = None
         self._held: Sequence[Any] = ()  # a larger cache brings longer tables of angles: this graph has the old ones
 
-    def run(self, step: Step) -> tuple[Array | Scored, Array]:
-        """Logits, and the largest of them."""
+    def run(self, step: Step) -> tuple[Array | Scored, Found]:
+        """Logits, and what was found in them."""
         self._fill(step)
         if self._replay is None or self._results is None:
             with self.steps.ops.device.passing_in(self.steps._pool):
@@ -97,14 +110,18 @@ class Graph:
     def _compute(self) -> None:
         ops = self.steps.ops
         logits = self.steps.model(self.step, self.steps.cache)  # type: ignore[arg-type]
-        self._results = logits, ops.select(logits, self.tops, ROOM)
+        self._results = logits, ops.select(logits, self.tops, ROOM, self.draws)
 
     def _fill(self, step: Step) -> None:
-        count, (ids, positions, tops) = len(step.ids), self.numbers[: 3 * self.width].reshape(3, -1)
+        count, ends = len(step.ids), np.array([3, 3 + 2 * DRAW]) * self.width
+        firsts, draws, tables = np.split(self.numbers, ends)
+        ids, positions, tops = firsts.reshape(3, -1)
         ids[:count], positions[:count] = step.ids, step.positions
         tops[:count] = np.maximum(step.tops, 1)
         ids[count:], positions[count:], tops[count:] = 0, 0, 1
-        tables = self.numbers[3 * self.width :].reshape(self.sequences, self.blocks)
+        if step.draws is not None:
+            draws.view(np.float64).reshape(-1, DRAW)[:count] = step.draws
+        tables = tables.reshape(self.sequences, self.blocks)
         tables[:] = self.steps.cache.spare
         tables[:count, : step.block_tables.shape[1]] = step.block_tables
         self.input.write(self.numbers)
@@ -121,18 +138,29 @@ def check(step: Step, cache: KVCache) -> None:
         raise ValueError("The step has positions that its tables have no block for.")
 
 
-def top_logits(found: Array, count: int, vocab: int) -> list[TopLogits] | None:
-    """What `select` found of the first `count` rows; None where there was no room for it."""
-    table: NDArray[Any] = found.part(0, (count, found.shape[1])).numpy()
-    if (table[:, 0] > ROOM).any():
-        return None
-    rows = []
-    for row in table:
-        ids, values = row[1 : 1 + row[0]], row[1 + ROOM : 1 + ROOM + row[0]].view(np.float32)
-        order = ids.argsort()
-        rows.append(TopLogits(ids[order], values[order], vocab))
+def likeliest(found: Found, step: Step, vocab: int) -> list[Row | None]:
+    """Of each wanted row the token where it was drawn, else the likeliest logits; None where it is needed whole."""
+    tops, (table, tokens) = step.tops, found
+    drawn = np.full(len(tops), -1) if step.draws is None else tokens.part(0, (len(tops),)).numpy()
+    rows: list[Row | None] = [token if top and token >= 0 else None for top, token in zip(tops, drawn.tolist())]
+    undecided = np.flatnonzero((drawn < 0) & (tops > 0)).tolist()
+    if undecided:
+        known = top_logits(table, len(tops), vocab)
+        for i in undecided:
+            rows[i] = known[i]
     return rows
 
 
-def whole(logits: Array, rows: int) -> NDArray[np.float32]:
-    return logits.part(0, (rows, logits.shape[1])).numpy()
+def top_logits(found: Array, count: int, vocab: int) -> list[TopLogits | None]:
+    """What `select` found of the first `count` rows; None where there was no room for it."""
+    rows: list[TopLogits | None] = []
+    for row in found.part(0, (count, found.shape[1])).numpy():
+        ids, values = row[1 : 1 + row[0]], row[1 + ROOM : 1 + ROOM + row[0]].view(np.float32)
+        order = ids.argsort()
+        rows.append(TopLogits(ids[order], values[order], vocab) if row[0] <= ROOM else None)
+    return rows
+
+
+def whole(logits: Array, first: int, rows: int) -> NDArray[np.float32]:
+    width = logits.shape[1]
+    return logits.part(first * width, (rows, width)).numpy()

@@ -39,7 +39,7 @@ OWN = 1 << 10  # of these a kernel's own
 
 class CUDA(Ops):
     name = "cuda"
-    screens = True
+    screens = draws = True
 
     def __init__(self, device: Device, triton: bool | None = None) -> None:
         """triton: whether its kernels are used; None: where it compiles for the card."""
@@ -253,13 +253,27 @@ class CUDA(Ops):
         if isinstance(weight, DenseMatrix) and fits and not weight.screen:
             weight.screen = make_screen(self, weight)
 
-    def select(self, logits: Array | Scored, tops: Array, room: int) -> Array:
-        """(S, vocab) and (S,) -> (S, 1 + 2 * room): of each row the `tops` largest, as select.cu has them."""
+    def select(self, logits: Array | Scored, tops: Array, room: int, draws: Array | None = None) -> tuple[Array, Array]:
+        """(S, vocab), (S,) and (S, 4) -> (S, 1 + 2 * room) and (S,): of each row the `tops` largest, as select.cu has
+        them, and the token that is drawn from these; -1 where none was."""
         if isinstance(logits, Scored):
-            return screened(self, logits, tops, room)
-        found = self.device.empty((len(logits), 1 + 2 * room), np.int32)
-        self.device.run("select_largest", len(logits), logits, tops, logits.shape[1], None, None, room, found)
-        return found
+            return screened(self, logits, tops, room, draws)
+        return self.largest(logits, tops, room, draws)
+
+    def largest(
+        self,
+        logits: Array,
+        tops: Array,
+        room: int,
+        draws: Array | None,
+        names: Array | None = None,
+        counts: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """`select` of logits that are there. names, counts: their ids, and how many of them a row has; None: all."""
+        rows, width = logits.shape
+        found, tokens = (self.device.empty(shape, np.int32) for shape in ((rows, 1 + 2 * room), (rows,)))
+        self.device.run("select_largest", rows, logits, tops, width, names, counts, room, found, draws, tokens)
+        return found, tokens
 
     def to_host(self, x: Value | Scored) -> NDArray[Any]:
         return self.array(x).numpy()

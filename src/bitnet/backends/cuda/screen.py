@@ -47,7 +47,7 @@ def make_screen(ops: CUDA, weight: DenseMatrix) -> Screen:
     return Screen(codes, measures)
 
 
-def screened(ops: CUDA, scored: Scored, tops: Array, room: int) -> Array:
+def screened(ops: CUDA, scored: Scored, tops: Array, room: int, draws: Array | None = None) -> tuple[Array, Array]:
     """As `ops.select` gives them. A row of which too many might matter has a count of more than `room`."""
     x, weight, screen = scored.x, scored.weight, scored.weight.screen
     assert screen is not None
@@ -65,6 +65,4 @@ def screened(ops: CUDA, scored: Scored, tops: Array, room: int) -> Array:
     ops.device.run("select_possible", tokens, least, most, tops, rows, MOST, counts, ids)
     values = device.empty((tokens, MOST))
     ops.many.gathered(x, weight, ids, counts, values)
-    found = device.empty((tokens, 1 + 2 * room), np.int32)
-    ops.device.run("select_largest", tokens, values, tops, MOST, ids, counts, room, found)
-    return found
+    return ops.largest(values, tops, room, draws, ids, counts)

@@ -1,5 +1,5 @@
-// The largest logits of each row: those that decide its next token, without the others going to the host.
-#include "common.cuh"
+// The largest logits of each row, those that decide its next token, and the token: the others do not go to the host.
+#include "draw.cuh"
 
 constexpr int kDigits = 256;
 
@@ -40,14 +40,15 @@ __device__ unsigned kth_largest(int count, int k, Key key) {
 // logits (rows, width) -> found (rows, 1 + 2 * room): how many there are of the `tops[row]` largest and those equal to
 // them, which may be more than there is room for; their ids, in any order; and the bits of their values. A block for
 // each row. names: the ids of the logits, of which there are counts[row], or more than are here; or none, and all are.
+// draws (rows,): how the token of each row is drawn from these, or none; tokens (rows,): it, or -1.
 extern "C" __global__ void __launch_bounds__(kThreads)
     select_largest(const float* logits, const int* tops, int width, const int* names, const int* counts, int room,
-                   int* found) {
+                   int* found, const Draw* draws, int* tokens) {
   const float* row = logits + size_t(blockIdx.x) * width;
   int* to = found + size_t(blockIdx.x) * (1 + 2 * room);
   int length = names ? counts[blockIdx.x] : width;
   if (length > width) {
-    if (threadIdx.x == 0) to[0] = room + 1;
+    if (threadIdx.x == 0) to[0] = room + 1, tokens[blockIdx.x] = -1;
     return;
   }
   __shared__ int count;
@@ -62,7 +63,9 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     to[1 + room + at] = int(__float_as_uint(row[i]));
   }
   __syncthreads();
-  if (threadIdx.x == 0) to[0] = count;
+  int token = -1;
+  if (draws && count <= room) token = draw_token(to + 1, to + 1 + room, count, tops[blockIdx.x], draws[blockIdx.x]);
+  if (threadIdx.x == 0) to[0] = count, tokens[blockIdx.x] = token;
 }
 
 // Bounds (rows, vocab) of logits -> the ids whose upper bound reaches the `tops[row]`-th largest lower one, (rows,
