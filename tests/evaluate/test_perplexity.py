@@ -66,6 +66,8 @@ def test_a_text_shorter_than_a_window_is_one(model: Decoder) -> None:
     found = perplexity(model, tiny.tokenizer(), IDS[:12], ctx=64)
     bos = tiny.tokenizer().bos_id
     np.testing.assert_allclose(found.losses, losses(model, [bos, *IDS[1:12]])[6:], rtol=1e-5)
+    assert (found.windows, found.ctx) == (1, 12)
+    assert perplexity(model, tiny.tokenizer(), IDS[:12], ctx=64, stride=8).ctx == 12
 
 
 def test_rows_of_logits_in_small_parts_give_the_same_losses(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:

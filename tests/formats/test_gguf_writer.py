@@ -1,5 +1,6 @@
 """Writing GGUF: what goes in comes out, whole or not at all."""
 
+import re
 import shutil
 import struct
 
@@ -115,11 +116,30 @@ def test_nothing_lies_under_the_name_before_it_is_whole(tmp_path, norm):
 
 @pytest.mark.parametrize(
     "shape, dtype, says",
-    [((3,), "Q4_1", "cannot be written"), ((2, 8640), "TQ1_0", "256"), ((0,), "F32", "is"), ((), "F32", "is")],
+    [
+        ((3,), "Q4_1", "cannot be written"),
+        ((2, 8640), "TQ1_0", "256"),
+        ((0,), "F32", "1 to 4 sizes"),
+        ((), "F32", "1 to 4 sizes"),
+        ((1, 1, 1, 1, 1), "F32", "1 to 4 sizes"),
+    ],
 )
 def test_a_tensor_that_cannot_be_stored_is_named_before_anything_is_written(tmp_path, shape, dtype, says):
     with pytest.raises(ParameterError, match=f"blk.7.ffn_up.*{says}"):
         write_gguf(tmp_path / "m.gguf", ARCHITECTURE, [TensorSpec("blk.7.ffn_up", shape, dtype, lambda: [])])
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((4, 96), "TQ2_0"), ((2, 33), "Q8_0")])
+def test_the_types_that_a_hint_names_take_the_tensor(tmp_path, ternary, shape, dtype):
+    tensor = ternary(*shape) if dtype == "TQ2_0" else DenseTensor(np.ones(shape, np.float32))
+    with pytest.raises(ParameterError) as refused:
+        write_gguf(tmp_path / "m.gguf", ARCHITECTURE, [TensorSpec.of("x", tensor, dtype)])
+    named = re.findall(r"\b(?:B?F\d+|[IT]*Q?\d_\w)\b", refused.value.hint)
+    assert named == (["I2_S"] if dtype == "TQ2_0" else ["F16", "BF16", "F32"])
+    for kind in named:
+        write_gguf(tmp_path / "m.gguf", ARCHITECTURE, [TensorSpec.of("x", tensor, kind)])
+        with formats.open(tmp_path / "m.gguf") as written:
+            np.testing.assert_array_equal(written.read("x").dequantize(), tensor.dequantize())
 
 
 def test_another_shape_than_announced_is_refused(tmp_path, norm):

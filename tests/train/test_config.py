@@ -62,6 +62,7 @@ def test_a_setting_takes_the_place_of_what_the_file_says(tmp_path: Path) -> None
         ("training.threads=-2", "threads is -2; expected 0 or more"),
         ("data.length=1", "a row has at least 2 tokens"),
         ("data.tokens=0", "data.tokens is 0"),
+        ("tokenizer.vocabulary=10", "the special tokens alone are 259"),
     ],
 )
 def test_what_is_wrong_is_named(setting: str, message: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,18 @@ SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "n
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows, float]:
-    """A run of the built-in recipe in miniature, its held-out rows and its loss on them."""
+    """A run of the built-in recipe in miniature, its held-out rows and the loss on them that it ended with."""
     out = tmp_path_factory.mktemp("run")
     documents = [corpus.Document(story.text) for story in islice(stories(0), 60)]
     tokenizer = train_tokenizer((document.text for document in documents), 512)
     write_tokenizer(tokenizer, out / TOKENIZER)
     rows = np.stack(list(corpus.rows(documents, tokenizer, LENGTH)))
     held_out = Rows(rows[:12])
-    model = TernaryLM({**builtin.DESCRIPTION, **SMALL, "vocab_size": 512}, dtype=torch.float32)
+    model = TernaryLM({**builtin.DESCRIPTION, **SMALL, "vocab_size": 512})
     trainer = Trainer(model, Rows(rows[12:]), Plan(out, steps=12, rows=4), held_out=HeldOut(held_out, 12))
     trainer.run()
-    return out, held_out, trainer.evaluate()["held_out"]
+    said = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return out, held_out, next(each["held_out"] for each in said if each.get("final"))
 
 
 def engine_loss(path: Path, held_out: Rows) -> float:
@@ -63,9 +65,9 @@ def test_the_exported_model_has_the_trainers_loss(options: dict[str, Any], run: 
     out, held_out, loss = run
     placed = {name: tmp_path / value if isinstance(value, Path) else value for name, value in options.items()}
     notes = export(out, **placed)
-    assert engine_loss(next(v for v in placed.values() if isinstance(v, Path)), held_out) == pytest.approx(
-        loss, abs=1e-3
-    )
+    file = next(value for value in placed.values() if isinstance(value, Path))
+    # What float16 takes from the embeddings; without it the loss in bfloat16 would be 4e-4 away.
+    assert engine_loss(file, held_out) == pytest.approx(loss, abs=1e-5 if "embeddings" in options else 1e-3)
     assert bool(notes) == ("embeddings" not in options)  # float16 embeddings are said
 
 

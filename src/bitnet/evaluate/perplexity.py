@@ -38,7 +38,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """losses: -log p of the scored tokens, natural. characters: of the text that these tokens are. ctx: of a window."""
+    """losses: -log p of the scored tokens, natural. characters: of the text that these tokens are. ctx: tokens of a
+    window, the text's where it fills none."""
 
     losses: NDArray[np.float64]
     characters: int
@@ -97,7 +98,7 @@ def perplexity(
         losses.append(window_losses(run, tokens, first))
         characters += len(tokenizer.decode(tokens)) - len(tokenizer.decode(tokens[:first]))
     progress(len(windows), len(windows))
-    return Perplexity(np.concatenate(losses), characters, len(windows), ctx)
+    return Perplexity(np.concatenate(losses), characters, len(windows), windows[0].end)
 
 
 def runner(model: Decoder, ctx: int, kv: str) -> Run:

@@ -26,6 +26,13 @@ from bitnet.formats.gguf_types import BY_NAME, WRITABLE, GGUFType
 from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import Tensor, TernaryTensor
 
+# By use and `flat`: what takes a shape that a type does not.
+LOOSER = {
+    ("float", False): "F16, BF16 and F32 take rows of any length.",
+    ("ternary", False): "I2_S takes rows of any length, if all together are a multiple of 128 weights.",
+    ("ternary", True): "",
+}
+
 Block = Callable[[], Tensor]
 Bytes = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -87,11 +94,10 @@ def _type(spec: TensorSpec) -> GGUFType:
     if spec.dtype not in BY_NAME or (spec.dtype not in WRITABLE and spec.dtype not in BLOCKS):
         raise ParameterError(f"{spec.name}: the tensor type {spec.dtype} cannot be written; use {', '.join(WRITABLE)}.")
     kind = BY_NAME[spec.dtype]
-    if not 1 <= len(spec.shape) <= 4 or min(spec.shape) < 1 or not kind.divides(spec.shape):
-        raise ParameterError(
-            f"{spec.name} is {spec.shape}; {spec.dtype} needs {kind.rule}.",
-            "I2_S takes ternary rows of any length, F16 and F32 take everything.",
-        )
+    if not 1 <= len(spec.shape) <= 4 or min(spec.shape) < 1:
+        raise ParameterError(f"{spec.name} is {spec.shape}; a tensor of a GGUF file has 1 to 4 sizes, none of them 0.")
+    if not kind.divides(spec.shape):
+        raise ParameterError(f"{spec.name} is {spec.shape}; {spec.dtype} needs {kind.rule}.", LOOSER[kind.use, kind.flat])
     return kind
 
 

@@ -14,6 +14,7 @@ import yaml
 from bitnet.errors import ParameterError
 from bitnet.quant.threshold import Group, Name
 from bitnet.train.data import Source
+from bitnet.train.vocabulary import SMALLEST
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ class TokenizerSection:
     path: Path | None = None
     vocabulary: int = 0
     documents: int = 20_000
+
+    def __post_init__(self) -> None:
+        if self.vocabulary and self.vocabulary < SMALLEST:
+            raise ParameterError(
+                f"tokenizer.vocabulary is {self.vocabulary}; the bytes and the special tokens alone are {SMALLEST}.",
+                f"Give {SMALLEST} or more; a few thousand are usual for a small model.",
+            )
 
 
 @dataclass(frozen=True)

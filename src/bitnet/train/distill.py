@@ -85,6 +85,9 @@ class Distillation(nn.Module):
     def step(self) -> AbstractContextManager[None]:
         return self.student.step()
 
+    def in_float32(self) -> AbstractContextManager[None]:
+        return self.student.in_float32()
+
     def about(self) -> dict[str, Any]:
         return self.student.about()
 

@@ -98,8 +98,9 @@ def plain(value: Any) -> Any:
 def make_tokenizer(config: RunConfig) -> None:
     wanted, target = config.tokenizer, config.out / TOKENIZER
     if wanted.vocabulary:
-        texts = first_texts(config, wanted.documents)
-        write_tokenizer(train_tokenizer(texts, wanted.vocabulary), target)
+        trained = train_tokenizer(first_texts(config, wanted.documents), wanted.vocabulary)
+        with replacing_folder(target) as folder:
+            write_tokenizer(trained, folder)
         return
     path = wanted.path or config.model.path or config.teacher.path
     if path is None:

@@ -148,6 +148,16 @@ class TernaryLM(nn.Module):
             self._ops[length, fused] = kind(self.dtype, length, (self.config.rope, self.config.local_rope))
         return self._ops[length, fused]
 
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """With activations as the engine has them, whatever those of training are."""
+        trained = self.dtype, self._ops
+        self.dtype, self._ops = torch.float32, {}
+        try:
+            yield
+        finally:
+            self.dtype, self._ops = trained
+
     def weights(self) -> dict[str, Any]:
         """Every weight as a step computes with it, with gradients to the masters."""
         weights: dict[str, Any] = {}

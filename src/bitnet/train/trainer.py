@@ -86,7 +86,8 @@ class Plan:
 
 class Trainer:
     """module: a `loss` of a batch (nats of all its targets together); and, where it has them, `step`, a context around
-    the losses of one step, and `blend`, how far its weights are rounded."""
+    the losses of one step, `in_float32`, one around losses as the engine computes them, and `blend`, how far its weights
+    are rounded."""
 
     def __init__(
         self,
@@ -136,7 +137,8 @@ class Trainer:
             with self.interruptible():
                 self.train()
             if not self.stopping:
-                self.say(**self.evaluate(), final=True)
+                with getattr(self.module, "in_float32", nullcontext)():
+                    self.say(**self.evaluate(), final=True)
             self.save()
         finally:
             if self.reporter:

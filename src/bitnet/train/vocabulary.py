@@ -13,6 +13,7 @@ from bitnet.tokenizer.chat import BITNET
 SPECIAL_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>")
 BEGIN, END, END_OF_TURN = range(3)
 VOCABULARY_SIZE = 4096
+SMALLEST = 256 + len(SPECIAL_TOKENS)  # every byte is a token
 
 # Llama 3's rule, which GGUF names "llama-bpe" in tokenizer.ggml.pre.
 LLAMA_BPE = (
@@ -44,7 +45,7 @@ def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY_SIZE) -> Tokeni
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """As Hugging Face folders have it, with the chat template that conversations are written in."""
     folder.mkdir(exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8")
     begin, end, _ = SPECIAL_TOKENS
     said = {"bos_token": begin, "eos_token": end, "add_bos_token": True, "chat_template": BITNET}
     (folder / "tokenizer_config.json").write_text(json.dumps(said, indent=2) + "\n")
