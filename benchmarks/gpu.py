@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from bitnet.backends.base import BLOCK_SIZE, Step
 from bitnet.backends.cuda import CUDA, tiles
 from bitnet.backends.cuda.device import Array, Device
 from bitnet.backends.cuda.weights import TernaryMatrix
+from bitnet.engine import SamplingParams
+from bitnet.engine.sampling import sample
 from bitnet.errors import BitNetError
 from bitnet.models import Decoder
 from bitnet.models.decoder import projection_shapes
@@ -195,29 +197,55 @@ def decode_step(batch: int, position: int, blocks: int, top: int = 1) -> Step:
     return Step(rows + 5, np.full(batch, position, np.int32), starts, rows, tables.astype(np.int32), top)
 
 
-def decoding(section: Section, model: Decoder, cases: Sequence[tuple[int, int]], sizes: Sizes) -> None:
-    """cases: sequences and context. What is in the cache does not matter to the speed: it is zeros."""
-    ops, c = model.ops, model.config
+def next_tokens(
+    run: Callable[[Step], Any], step: Step, params: SamplingParams, random: Any, on_card: bool
+) -> list[int]:
+    """What the engine does with a step: numbers to draw with, the model, tokens."""
+    numbers = [random.random() for _ in step.want]
+    draws = np.array([(params.temperature, params.top_p, params.min_p, number) for number in numbers])
+    rows = zip(run(replace(step, draws=draws if on_card else None)), numbers, strict=True)
+    return [row if isinstance(row, int) else sample(row, params, {}, {}, number) for row, number in rows]
+
+
+def decoding(
+    section: Section,
+    model: Decoder,
+    cases: Sequence[tuple[int, int]],
+    sizes: Sizes,
+    params: SamplingParams = SamplingParams(temperature=0),
+    on_card: bool = True,
+) -> None:
+    """cases: sequences and context. What is in the cache does not matter to the speed: it is zeros. on_card: tokens
+    are drawn there, or by the host from the likeliest logits."""
+    ops, c, random = model.ops, model.config, np.random.default_rng(0)
     assert isinstance(ops, CUDA)
     for batch, context in section.each(cases):
         blocks = tiles.count(context, BLOCK_SIZE)
         cache = ops.new_cache(c.num_hidden_layers, batch * blocks, c.num_key_value_heads, c.head_dim, "f16")
-        run, step = ops.compile(model, cache), decode_step(batch, context - 1, blocks)
-        run(step)
-        run(step)
+        run, step = ops.compile(model, cache), decode_step(batch, context - 1, blocks, params.top)
+        for _ in range(2):
+            next_tokens(run, step, params, random, on_card)
         graph = next(iter(run._graphs.values()))  # type: ignore[attr-defined]
         assert graph._replay is not None
         device = median(ops.device, graph._replay, sizes.repeats)
         begun = time.perf_counter()
         for _ in range(sizes.repeats):
-            run(step)
+            next_tokens(run, step, params, random, on_card)
         whole = (time.perf_counter() - begun) / sizes.repeats
         read = model_bytes(model) + 2 * batch * context * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 2
-        section.results[f"batch {batch} context {context}"] = {
+        drawn = "" if params.temperature == 0 else f", drawn {'on the card' if on_card else 'by the host'}"
+        section.results[f"batch {batch} context {context}{drawn}"] = {
             "tok/s on the device": batch / device,
             "tok/s with the host": batch / whole,
             "GB/s": read / device / GB,
         }
+
+
+def sampled(section: Section, model: Decoder, sizes: Sizes) -> None:
+    """The batch of the bar at a temperature."""
+    case, params = (max(b for b in sizes.batches if b <= 64), sizes.contexts[1]), SamplingParams(temperature=0.7)
+    for on_card in section.each((True, False)):
+        decoding(section, model, [case], sizes, params, on_card)
 
 
 def model_bytes(model: Decoder) -> int:
@@ -337,6 +365,7 @@ def main(
     measure("load", 60, load)
     measure("decode", 45, lambda section: decoding(section, model[0], singles, sizes))
     measure("batches", 75, lambda section: decoding(section, model[0], batches, sizes))
+    measure("sampled", 20, lambda section: sampled(section, model[0], sizes))
     measure("prompts", 60, lambda section: prompts(section, model[0], sizes))
     model.clear()  # its memory is the peers' now
     gc.collect()

@@ -19,6 +19,8 @@ from bitnet.backends.cuda.device import Device
 from bitnet.backends.cuda.graphs import ROOM, top_logits
 from bitnet.backends.cuda.many_rows import TRITON_ARCH
 from bitnet.backends.cuda.screen import Scored, screened
+from bitnet.engine import SamplingParams
+from bitnet.engine.sampling import sample
 from bitnet.models import Decoder
 from bitnet.models.synthetic import SyntheticCheckpoint
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
@@ -194,6 +196,20 @@ def likeliest_logits(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
             yield f"{top} of them", equal(ids, expected) if len(ids) == len(expected) else f"{len(ids)} were found"
 
 
+def drawn_tokens(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
+    """As engine/sampling.py draws them; the card leaves none of these to the host."""
+    random = np.random.default_rng(7)
+    rows, put = 64, ops.device.put
+    for temperature, top_k, top_p, min_p in ((0, 1, 1, 0), (0.7, 40, 0.95, 0.05), (1, 256, 1, 0), (1.5, 100, 0.8, 0)):
+        logits, numbers = 3 * floats(random, rows, extent.vocab), random.random(rows)
+        params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        draws = np.array([(temperature, top_p, min_p, number) for number in numbers])
+        tops = np.full(rows, params.top, np.int32)
+        tokens = ops.select(put(logits), put(tops), ROOM, put(draws))[1].numpy()
+        expected = [sample(row, params, {}, {}, number) for row, number in zip(logits, numbers, strict=True)]
+        yield f"at temperature {temperature}", equal(tokens, expected)
+
+
 def screened_head(ops: CUDA, extent: Extent) -> Iterator[tuple[str, str]]:
     """The same ids and bits as the whole head's."""
     random = np.random.default_rng(6)
@@ -266,6 +282,7 @@ TESTS: tuple[Test, ...] = (
     rows_of_numbers,
     attention,
     likeliest_logits,
+    drawn_tokens,
     screened_head,
     tokens_of_models,
 )

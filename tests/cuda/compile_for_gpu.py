@@ -58,7 +58,7 @@ def main(arch: int) -> None:
     report(compile_triton(dense_kernel("BF16", True), arch), "dense")
     report(compile_triton(dense_kernel("BF16", True, 4096), arch), "dense gathered")
     for dtype in ("f16", "int8"):
-        report(compile_triton(attention_kernel(dtype, 4, 128, 64, arch), arch), f"attention {dtype}")
+        report(compile_triton(attention_kernel(dtype, 4, 128, arch), arch), f"attention {dtype}")
 
 
 if __name__ == "__main__":

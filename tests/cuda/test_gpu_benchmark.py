@@ -41,6 +41,7 @@ def test_every_section_gives_its_numbers(script: Any, tmp_path: Path) -> None:
     assert len(found["kernels"]) == 5
     assert found["decode"]["batch 1 context 512"]["tok/s on the device"] > 0
     assert found["batches"]["batch 2 context 512"]["GB/s"] > 0
+    assert len([name for name in found["sampled"] if ", drawn " in name]) == 2
     assert found["prompts"]["20 tokens"]["int8 TOP/s"] > 0
     # Without torch, or without a GPU for it, the peers' rows say why there is nothing.
     assert all(isinstance(value, str) for name, value in found["peers"].items() if name != "seconds")
@@ -78,7 +79,7 @@ def test_a_card_that_computes_something_else_is_not_timed(
     def wrong(gpu: EmulatedGPU, kernel: Any, grid: Any, values: Any, shared: int = 0) -> None:
         launch(gpu, kernel, grid, values, shared)
         if kernel.name == "select_largest":
-            counts = (ctypes.c_int * 1).from_address(values[-1])
+            counts = (ctypes.c_int * 1).from_address(values[-3])
             counts[0] -= 1
 
     monkeypatch.setattr(EmulatedGPU, "launch", wrong)

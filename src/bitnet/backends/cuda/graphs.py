@@ -17,6 +17,7 @@ from bitnet.backends.cuda.cache import KVCache
 from bitnet.backends.cuda.device import Array, Pool
 from bitnet.backends.cuda.screen import Scored
 from bitnet.backends.cuda.steps import DeviceStep, place
+from bitnet.backends.cuda.tiles import power_of_two
 
 if TYPE_CHECKING:
     from bitnet.backends.cuda.ops import CUDA
@@ -27,10 +28,6 @@ ROOM = 512  # ids of a row that may come to the host; of more, which are equal, 
 DRAW = 4  # numbers that a token is drawn with
 Logits = NDArray[np.float32] | list[Row]
 Found = tuple[Array, Array]  # the likeliest of each row, and the token, as `select` gives them
-
-
-def power_of_two(value: int, least: int = 1) -> int:
-    return max(least, 1 << max(0, value - 1).bit_length())
 
 
 class Steps:
@@ -49,7 +46,7 @@ class Steps:
             at = place(self.ops.device, step)
             logits = self.model(at, self.cache)  # type: ignore[arg-type]
             return self._to_host(step, logits, self._select(logits, step))
-        shape = power_of_two(sequences), power_of_two(step.block_tables.shape[1], LEAST_BLOCKS)
+        shape = power_of_two(sequences), max(LEAST_BLOCKS, power_of_two(step.block_tables.shape[1]))
         if shape not in self._graphs:
             self._graphs[shape] = Graph(self, *shape)
         return self._to_host(step, *self._graphs[shape].run(step))

@@ -16,6 +16,11 @@ def count(size: int, tile: int) -> int:
     return -(-size // tile)
 
 
+def power_of_two(value: int) -> int:
+    """The least that is no less."""
+    return 1 << max(0, value - 1).bit_length()
+
+
 def pack(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Codes (n, k) of -1, 0, 1 -> (tiles down, tiles along, 16, 64).
 

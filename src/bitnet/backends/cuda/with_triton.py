@@ -51,12 +51,10 @@ class WithTriton(ManyRows):
         self.launch(kernel, grid, x, weight.data, out, len(x), rows, columns, ids, counts)
 
     def queries(self, group: int) -> int:
-        wide = 1 << (group - 1).bit_length()
-        return max(QUERIES, wide) // wide
+        return max(1, QUERIES // tiles.power_of_two(group))
 
     def splits(self, cache: KVCache, group: int, runs: int, splits: int, *values: Any) -> None:
-        wide = 1 << (group - 1).bit_length()
-        kernel = attention_kernel(cache.dtype, group, cache.head_dim, max(QUERIES, wide), self.device.arch)
+        kernel = attention_kernel(cache.dtype, group, cache.head_dim, self.device.arch)
         self.launch(kernel, (runs, cache.kv_heads, splits), *values)
 
 
@@ -93,19 +91,19 @@ def dense_kernel(dtype: str, even: bool, most: int = 0) -> TritonKernel:
     return TritonKernel("dense_gemm", types, tuple(constants.items()))
 
 
-def attention_kernel(dtype: str, group: int, head_dim: int, queries: int, arch: int) -> TritonKernel:
+def attention_kernel(dtype: str, group: int, head_dim: int, arch: int) -> TritonKernel:
     stored = {"f32": "*fp32", "f16": "*fp16", "int8": "*i8"}[dtype]
     places = ("*fp32", stored, stored, "*fp32", "*fp32", "*i32", "*i32", "*i32")
     size = "i32:16" if head_dim % 16 == 0 else "i32"
     types = (*places, "i32", "i32:16", "i32", "i32", "fp32", "i32", "*fp32", "*fp32", "*fp32", size)
-    dim = max(16, 1 << (head_dim - 1).bit_length())
+    dim, wide = max(16, tiles.power_of_two(head_dim)), tiles.power_of_two(group)
     constants = {
         "GROUP": group,
-        "GROUP_": 1 << (group - 1).bit_length(),
+        "GROUP_": wide,
         "DIM": dim,
         "WIDTH": WIDTH,
         "STEP": attention_step(dtype, dim, arch),
-        "QUERIES": queries,
+        "QUERIES": max(QUERIES, wide),
         "TYPE": dtype,
     }
     return TritonKernel("attention_splits", types, tuple(constants.items()), 4 if arch >= 90 else 8, 2)

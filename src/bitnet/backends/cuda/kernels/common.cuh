@@ -18,7 +18,7 @@ constexpr int kColumns = 64;
 constexpr int kTileBytes = kRows * kColumns / 4;
 constexpr int kTokens = 8;  // columns of the matrix unit
 
-// Three runs of 16 bytes that do not alias anything written.
+// 16 bytes, which are read at once.
 struct alignas(16) Words {
   unsigned at[4];
 };
@@ -122,6 +122,13 @@ __device__ inline float widened(float x) { return x; }
 __device__ inline float widened(Half x) { return half_to_float(x.bits); }
 __device__ inline float widened(BFloat x) { return bfloat_to_float(x.bits); }
 __device__ inline float widened(signed char x) { return float(x); }
+
+__device__ inline float dense_at(const void* table, int type, size_t at) {
+  const unsigned short* halves = static_cast<const unsigned short*>(table);
+  return type == kF32   ? static_cast<const float*>(table)[at]
+         : type == kF16 ? half_to_float(halves[at])
+                        : bfloat_to_float(halves[at]);
+}
 
 __device__ inline bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
 

@@ -48,12 +48,7 @@ extern "C" __global__ void take_rows(const float* x, const int* rows, int column
 
 extern "C" __global__ void embed_dense(const int* ids, const void* table, int type, int columns, float* out) {
   size_t from = size_t(ids[blockIdx.x]) * columns, to = size_t(blockIdx.x) * columns;
-  for (int c = threadIdx.x; c < columns; c += kThreads) {
-    const unsigned short* halves = static_cast<const unsigned short*>(table);
-    out[to + c] = type == kF32   ? static_cast<const float*>(table)[from + c]
-                  : type == kF16 ? half_to_float(halves[from + c])
-                                 : bfloat_to_float(halves[from + c]);
-  }
+  for (int c = threadIdx.x; c < columns; c += kThreads) out[to + c] = dense_at(table, type, from + c);
 }
 
 // The tiles of gemv.cu.

@@ -10,13 +10,6 @@ constexpr int kLineTile = kLines * kColumns;
 // cuts its sums off at 24 bits, twice for every 8 columns, and always towards zero.
 constexpr float kSlack = 1.0f / (1 << 23);
 
-__device__ inline float dense_at(const void* table, int type, size_t at) {
-  const unsigned short* halves = static_cast<const unsigned short*>(table);
-  return type == kF32   ? static_cast<const float*>(table)[at]
-         : type == kF16 ? half_to_float(halves[at])
-                        : bfloat_to_float(halves[at]);
-}
-
 // A row of the head -> its codes, and (scale, |w'|, |w - w'|). A block for each row, also for those that fill a tile
 // up.
 extern "C" __global__ void __launch_bounds__(kThreads)
