@@ -62,6 +62,7 @@ def test_tensors_of_every_type_come_back(tmp_path, ternary):
         (["a", ""], 8),
         (np.array([1, 2], np.uint64), 10),
         (np.array([], np.int32), 5),
+        (np.array([], str), 8),
     ],
 )
 def test_values_keep_their_types(tmp_path, value, kind):

@@ -70,7 +70,7 @@ def write_gguf(
 
     metadata: a value gets the type llama.cpp reads: a bool; an int as uint32 (int32 where negative, 64 bits where it
     is too large); a float as float32; a str; a flat list of one of these (ints as int32). A NumPy scalar or array says
-    its own type: `np.int32(5)`, `np.arange(3, dtype=np.uint64)`. `general.alignment` is always 32.
+    its own type: `np.int32(5)`, `np.arange(3, dtype=np.uint64)`, `np.array([], str)`. `general.alignment` is always 32.
     progress: called with the bytes written and the bytes in all.
 
     Raises ParameterError where a value or a tensor does not fit its type, ResourceError where the disk is full.
@@ -166,7 +166,8 @@ def _value(key: str, value: Any) -> bytes:
 
 
 def _array(key: str, values: Any) -> bytes:
-    if len(values) and all(isinstance(value, str) for value in values):
+    words = values.dtype.kind == "U" if isinstance(values, np.ndarray) else len(values) > 0
+    if words and all(isinstance(value, str) for value in values):
         return struct.pack("<IIQ", ARRAY, STRING, len(values)) + b"".join(map(_string, values))
     array = values if isinstance(values, np.ndarray) else _numbers(key, values)
     if array.dtype not in _NUMPY or array.ndim != 1:

@@ -226,7 +226,7 @@ def write_gguf(vocabulary: Vocabulary, vocab_size: int | None = None) -> dict[st
         "pre": _written_pre(vocabulary),
         "tokens": tokens,
         "token_type": np.asarray(types, np.int32),
-        "merges": [f"{left} {right}" for left, right in merges],
+        "merges": [f"{left} {right}" for left, right in merges] or np.array([], str),
         **{f"{word}_token_id": ids[name] for name, word in _ID_KEYS.items() if ids[name] is not None},
         "add_bos_token": vocabulary.add_bos,
         "add_eos_token": vocabulary.add_eos,

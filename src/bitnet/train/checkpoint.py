@@ -17,7 +17,10 @@ def save(out: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write beside the older checkpoints, of which the last `keep` stay: a kill at any moment leaves a whole one."""
     path = out / f"checkpoint-{step:08}.pt"
     with replacing(path) as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # PyTorch's own, raised while that of a full disk passed through it
+            raise error.__context__ if isinstance(error.__context__, OSError) else error
     for old in found(out)[: -max(1, keep)]:
         old.unlink(missing_ok=True)
     return path

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet.errors import ParameterError
+from bitnet.formats.atomic import replacing
 
 METRICS = "metrics.jsonl"
 
@@ -37,7 +38,8 @@ class Reporter:
         if self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            self.path.write_text("".join(kept))
+            with replacing(self.path) as file:
+                file.write("".join(kept).encode())
         if self.events:
             self.writer = self.events(purge_step=step + 1)
 
