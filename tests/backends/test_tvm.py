@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,13 @@ core = pytest.importorskip("bitnet._core", reason="the C++ core is not built")
 from bitnet import BitNet, backends, models
 from bitnet.backends import tvm
 from bitnet.backends.base import BLOCK_SIZE, Ops, Rope, Step
+from bitnet.backends.tvm_values import Dense
+from bitnet.backends.writer import written
 from bitnet.bench.machine import use_threads
 from bitnet.errors import ParameterError
 from bitnet.quant.tensor import DenseTensor, TernaryTensor
+from bitnet.tensorir import native
+from bitnet.tensorir.sequence import Memory, address_of
 
 TVM, NATIVE, CPU = tvm.TVM(), backends.make("tvm"), backends.make("cpu")
 RNG = np.random.default_rng(0)
@@ -204,6 +209,36 @@ def test_a_screened_head_gives_what_the_engine_s_gives() -> None:
         logits.append(ops.compile(model, tiny.new_cache(model, 64, "f16"))(step))
     np.testing.assert_array_equal(*logits)
     assert [int(np.isfinite(row).sum()) for row in logits[0]] == [2, 272, 1]
+
+
+def test_steps_read_the_weights_of_the_opened_model_where_they_lie() -> None:
+    model = tiny.load(tiny.Synthetic(tiny.BITNET), NATIVE)
+    compute = model.ops.compile(model, tiny.new_cache(model, 64, "f16"))
+    step = Step.whole(PROMPT, [19])
+    assert compute(step).any()
+    for weight in model.weights.values():
+        if isinstance(weight, Dense):
+            ctypes.memset(address_of(weight.data), 0, weight.nbytes)
+    assert not compute(step).any()
+
+
+@pytest.mark.parametrize("count", [1, None])
+def test_results_that_live_at_the_same_time_share_no_memory(count: int | None) -> None:
+    model = tiny.load(tiny.Synthetic(tiny.BITNET), NATIVE)
+    calls = written(model, NATIVE, "f16", 64)["decode" if count else "step"].calls
+    memory, live, shared = Memory(calls), dict[Any, tuple[int, int]](), 0
+    for i, call in enumerate(calls[:-1]):
+        read = {value for later in calls[i + 1 :] for value in later.inputs}
+        dying = {value for value in call.inputs if value not in read} if call.make.func in native.IN_PLACE else set()
+        for value in call.outputs:
+            start, end = memory.span(value)
+            over = {other for other, (first, last) in live.items() if other.shape[0] is value.shape[0]}
+            over = {other for other in over if live[other][0] < end and start < live[other][1]}
+            shared += len(over)
+            assert over <= dying
+            live[value] = (start, end)
+        live = {value: place for value, place in live.items() if value in read}
+    assert shared  # some are written over what they read
 
 
 def test_a_compiled_model_uses_the_threads_that_it_is_given(tmp_path: Path) -> None:

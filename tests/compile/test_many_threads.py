@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("tvm", reason="the backend tvm needs its extra: pip install 'bitnet[tvm]'")
 pytest.importorskip("bitnet._core", reason="the C++ core is not built")
 
-from bitnet.backends.tvm import TVM, tensor
+from bitnet.backends.tvm import TVM
+from bitnet.backends.tvm_values import tensor
 from bitnet.quant.tensor import TernaryTensor
 from bitnet.tensorir import pack, ternary
 from bitnet.tensorir.targets import TARGETS, runs_here

@@ -8,19 +8,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 os.environ.setdefault("TVM_BIND_THREADS", "0")  # TVM would pin this thread to a processor, and with it all of bitnet
 
 import tvm
-from numpy.typing import NDArray
 
-from bitnet.backends.base import BLOCK_SIZE, Ints, Model, Ops, Rope, Step, each_of
+from bitnet.backends.base import Ints, Model, Ops, Rope, Step, each_of
 from bitnet.backends.cpu import MOST_COLUMNS
+from bitnet.backends.tvm_values import Dense, KVCache, Store, Ternary, number, tensor
 from bitnet.errors import ParameterError
 from bitnet.quant.blocks import BLOCKS
 from bitnet.quant.tensor import Tensor, TernaryTensor
@@ -31,72 +31,6 @@ from bitnet.tensorir.ternary import Blocking, Shape
 
 Make = Callable[[int | None], Any]  # a function for so many rows, None: for any number
 Output = tuple[tuple[int, ...], str]  # of each row, and its type
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ternary:
-    """weights, scales: tensors of TVM as tensorir/ternary.py has them."""
-
-    shape: tuple[int, int]
-    packing: Shape
-    weights: Any
-    scales: Any
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes(self.weights) + nbytes(self.scales)
-
-
-@dataclass(slots=True, eq=False)
-class Dense:
-    """data: a tensor of TVM (n, k), of a type in dense.TYPES. screen: native.screen(), of an output head."""
-
-    shape: tuple[int, int]
-    dtype: str
-    data: Any
-    screen: Any = None
-
-    @property
-    def nbytes(self) -> int:
-        return nbytes(self.data)
-
-    @property
-    def screen_nbytes(self) -> int:
-        return 0 if self.screen is None else nbytes(self.screen)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KVCache:
-    """pages: a tensor of TVM, cache_shape()."""
-
-    pages: Any
-    kv: str
-
-    @property
-    def blocks(self) -> int:
-        return int(self.pages.shape[0])
-
-    @property
-    def layers(self) -> int:
-        return int(self.pages.shape[1])
-
-    @property
-    def kv_heads(self) -> int:
-        return int(self.pages.shape[3])
-
-
-@lru_cache
-def number(layer: int) -> NDArray[np.int32]:
-    """As an argument: all layers share a function."""
-    return np.full(1, layer, np.int32)
-
-
-def nbytes(tensor: Any) -> int:
-    return int(np.prod([int(n) for n in tensor.shape])) * np.dtype(str(tensor.dtype)).itemsize
-
-
-def tensor(array: Any) -> Any:
-    return tvm.runtime.tensor(np.ascontiguousarray(array))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +64,20 @@ class TVM(Ops):
             native.load()
         self.screens = kernels.others
         self._built: dict[Any, Any] = {}
+        self._store = Store()
 
     # Weights and caches.
 
     def put(self, given: Tensor) -> Ternary | Dense | Any:
         if isinstance(given, TernaryTensor):
-            return Ternary(given.shape, pack.shape_of(given), tensor(pack.packed(given)), tensor(pack.scales(given)))
+            weights, scales = self._store.tensor(pack.packed(given)), self._store.tensor(pack.scales(given))
+            return Ternary(given.shape, pack.shape_of(given), weights, scales)
         if len(given.shape) == 1:
             return given.dequantize()
         n, k = given.shape
         if given.dtype in BLOCKS or given.dtype not in dense.TYPES:
-            return Dense((n, k), "F32", tensor(given.dequantize()))
-        return Dense((n, k), given.dtype, tensor(given.data))
+            return Dense((n, k), "F32", self._store.tensor(given.dequantize()))
+        return Dense((n, k), given.dtype, self._store.tensor(given.data))
 
     def new_cache(self, layers: int, blocks: int, kv_heads: int, head_dim: int, dtype: str) -> KVCache:
         if dtype not in CACHE_TYPES:
@@ -294,17 +230,14 @@ class TVM(Ops):
     def add_screen(self, weight: Any) -> None:
         n, k = weight.shape
         if k % 16 == 0 and k <= MOST_COLUMNS:
-            weight.screen = tensor(native.screen(np.from_dlpack(weight.data), n, k, weight.dtype))
+            weight.screen = self._store.tensor(native.screen(np.from_dlpack(weight.data), n, k, weight.dtype))
 
     # Whole models.
 
     def compile(self, model: Model, cache: KVCache) -> Callable[[Step], Any]:
-        from bitnet.backends.relax import Compiled, build, write  # which is written in terms of this class
+        from bitnet.backends.compiled import resident  # which is written in terms of this class
 
-        positions, decoder = cache.blocks * BLOCK_SIZE, cast(Any, model)
-        executable = build(write(decoder, self, cache.kv, positions), self.target)
-        machine = tvm.relax.VirtualMachine(executable, tvm.cpu())
-        return Compiled(machine, cache)
+        return resident(model, self, cache)
 
 
 def with_native() -> TVM:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from bitnet.backends.relax import use_threads
-from bitnet.backends.tvm import TVM, Kernels, Ternary, tensor
+from bitnet.backends.compiled import use_threads
+from bitnet.backends.tvm import TVM, Kernels
+from bitnet.backends.tvm_values import Ternary, tensor
 from bitnet.quant.tensor import TernaryTensor
 from bitnet.tensorir import native, pack, rows, ternary
 from bitnet.tensorir.targets import target_of

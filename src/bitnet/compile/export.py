@@ -20,7 +20,8 @@ import bitnet
 from bitnet import models
 from bitnet.backends.base import BLOCK_SIZE
 from bitnet.backends.relax import build, write
-from bitnet.backends.tvm import TVM, Kernels, Ternary
+from bitnet.backends.tvm import TVM, Kernels
+from bitnet.backends.tvm_values import Ternary
 from bitnet.compile.guard import guard_object
 from bitnet.compile.toolchain import link
 from bitnet.compile.tuning import (

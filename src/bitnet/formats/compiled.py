@@ -17,7 +17,7 @@ from bitnet.formats.source import SourceFile
 from bitnet.quant.tensor import Tensor
 
 SECTION = ".bitnet"
-VERSION = 2  # of the manifest, and of what a library's functions take
+VERSION = 3  # of the manifest, and of what a library's functions take
 MOST_BYTES = 256 << 20  # of a manifest: vocabularies are large
 MOST_MARKS = 1 << 24
 MOST_SECTIONS = 1 << 16

@@ -130,6 +130,9 @@ def add(width: int, count: COUNT) -> PrimFunc:
     return f.result
 
 
+IN_PLACE = (rms_norm, rope, gate, add)  # which may write over what they read
+
+
 def on_huge_pages(weights: Buffer) -> None:
     T.evaluate(T.call_extern("int32", "bitnet_on_huge_pages", weights.data, i64(weights.shape[0])))
 

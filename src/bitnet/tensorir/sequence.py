@@ -5,7 +5,6 @@ Each function is compiled once for all of its calls. They are C calls, which pas
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tvm_ffi
+from numpy.typing import NDArray
 from tvm import tirx
 from tvm.ir import Call as CallExpr
 from tvm.ir import GlobalVar, PointerType, PrimType, Var
@@ -22,6 +22,7 @@ from tvm.tirx import PrimFunc
 from tvm.tirx.script.builder import ir as T
 
 from bitnet.tensorir.function import Expr, Size, i64
+from bitnet.tensorir.native import IN_PLACE
 
 PRIVATE = "bitnet.private"
 ALIGNMENT = 64  # bytes
@@ -95,26 +96,39 @@ def narrowed(calls: Sequence[Call], rowwise: Iterable[Any], take: Callable[[Valu
     return found
 
 
+def aligned(nbytes: int) -> NDArray[np.uint8]:
+    """So many bytes, the first at a multiple of ALIGNMENT."""
+    room = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -address_of(room) % ALIGNMENT
+    return room[start : start + nbytes]
+
+
+def address_of(tensor: Any) -> int:
+    return int(np.from_dlpack(tensor).__array_interface__["data"][0])
+
+
 class Constants:
     """In one tensor, in the order of their use: weights that lie together lie on large pages."""
 
     def __init__(self, calls: Iterable[Call]) -> None:
         self.offsets: dict[Value, int] = {}
         end = 0
-        for value in (value for call in calls for value in call.inputs if value.data is not None):
-            if value not in self.offsets:
-                self.offsets[value] = end
-                end += -(-np.from_dlpack(value.data).nbytes // ALIGNMENT) * ALIGNMENT
+        for value in constants_of(calls):
+            self.offsets[value] = end
+            end += -(-np.from_dlpack(value.data).nbytes // ALIGNMENT) * ALIGNMENT
         self.whole = Value((end + READABLE,), "uint8")
 
     def tensor(self) -> Any:
-        room = np.zeros(self.whole.shape[0] + ALIGNMENT, np.uint8)
-        start = -room.__array_interface__["data"][0] % ALIGNMENT
-        place = room[start : start + self.whole.shape[0]]
+        place = aligned(self.whole.shape[0])
+        place[:] = 0
         for value, offset in self.offsets.items():
             data = np.from_dlpack(value.data).reshape(-1).view(np.uint8)
             place[offset : offset + len(data)] = data
         return tvm_ffi.from_dlpack(place)
+
+
+def constants_of(calls: Iterable[Call]) -> list[Value]:
+    return list(dict.fromkeys(value for call in calls for value in call.inputs if value.data is not None))
 
 
 def sequence(
@@ -122,24 +136,24 @@ def sequence(
     parameters: Sequence[Value],
     calls: Sequence[Call],
     functions: Functions,
-    constants: Constants,
+    constants: Constants | None,
     begin: Callable[..., None],
 ) -> PrimFunc:
     """A function of the parameters, the constants, and what the last call writes.
 
-    begin: writes what comes before the calls, given the buffers of the constants and the parameters.
+    constants: None: where they lie in this process; they are no parameter then. begin: writes what comes before the
+    calls, given the buffers of the parameters, and of the constants.
     """
     memory = Memory(calls)
-    arguments = [*parameters, constants.whole, calls[-1].outputs[0]]
+    held = [constants.whole] if constants else []
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)
         T.func_attr({"global_symbol": name})
         given = {}
-        for i, value in enumerate(arguments):
+        for i, value in enumerate([*parameters, *held, calls[-1].outputs[0]]):
             align = 4 if value.dtype == "int32" else 0  # what a caller passes lies anywhere
             given[value] = T.arg(f"x{i}", T.buffer([*map(i64, value.shape)], value.dtype, align=align))
-        weights = given[constants.whole]
-        begin(weights, *(given[value] for value in parameters))
+        begin(*(given[value] for value in (*parameters, *held)))
         room = T.alloc_buffer([memory.nbytes], "uint8")
 
         def address(value: Value) -> Expr:
@@ -147,7 +161,9 @@ def sequence(
                 return given[value].data
             if value in memory:
                 return room.access_ptr("rw", offset=memory.place(value))
-            return weights.access_ptr("r", offset=i64(constants.offsets[value]))
+            if constants:
+                return given[constants.whole].access_ptr("r", offset=i64(constants.offsets[value]))
+            return T.reinterpret("handle", T.uint64(address_of(value.data)))
 
         for call in calls:
             variable, function = functions[call.key]
@@ -156,29 +172,51 @@ def sequence(
     return builder.get()
 
 
+@dataclass(slots=True, eq=False)
+class Place:
+    """Of values that follow each other in the same memory, from the call that writes the first to the last that reads
+    one. offset, width: bytes of a row."""
+
+    rows: Size
+    width: int
+    first: int
+    last: int
+    offset: int = 0
+
+    def meets(self, other: Place) -> bool:
+        return self.rows is other.rows and self.first <= other.last and other.first <= self.last
+
+
 class Memory:
-    """Where results lie: in one buffer, each from the first call that writes it to the last that reads it. A value of
-    r rows begins at r times its offset, in the part of the values that have as many."""
+    """Where results lie: in one buffer, the widest first, each at the lowest offset that is free while it lives
+    (core/plan/layout.cpp). A value of r rows begins at r times its offset, in the part of those that have as many."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
-        self._offsets: dict[Value, int] = {}
-        self._widths: dict[Size, int] = {}  # bytes a row, of all values with so many rows
-        readers = Counter(value for call in calls for value in {*call.inputs})
-        free: dict[tuple[Size, int], list[int]] = defaultdict(list)
-        for call in calls[:-1]:
+        self._places: dict[Value, Place] = {}
+        last = {value: i for i, call in enumerate(calls) for value in call.inputs}
+        for i, call in enumerate(calls[:-1]):
             for value in call.outputs:
-                rows, width = value.shape[0], row_bytes(value)
-                if not free[rows, width]:
-                    free[rows, width].append(self._widths.get(rows, 0))
-                    self._widths[rows] = self._widths.get(rows, 0) + width
-                self._offsets[value] = free[rows, width].pop()
-            readers.subtract({*call.inputs})
-            for value in dict.fromkeys(call.inputs):
-                if value in self._offsets and not readers[value]:
-                    free[value.shape[0], row_bytes(value)].append(self._offsets[value])
+                over = [x for x in call.inputs if call.make.func in IN_PLACE and last[x] == i and x in self._places]
+                new = Place(value.shape[0], row_bytes(value), i, i)
+                self._places[value] = place = self._places[over[0]] if over else new
+                place.last = last.get(value, i)
+        self._widths: dict[Size, int] = {}  # bytes a row, of all values with so many rows
+        placed: list[Place] = []
+        for place in sorted(dict.fromkeys(self._places.values()), key=lambda place: -place.width):
+            for other in sorted(filter(place.meets, placed), key=lambda place: place.offset):
+                if place.offset + place.width <= other.offset:
+                    break
+                place.offset = max(place.offset, other.offset + other.width)
+            placed.append(place)
+            self._widths[place.rows] = max(self._widths.get(place.rows, 0), place.offset + place.width)
 
     def __contains__(self, value: Value) -> bool:
-        return value in self._offsets
+        return value in self._places
+
+    def span(self, value: Value) -> tuple[int, int]:
+        """Of its place, for one row, in the part of the values with as many rows."""
+        place = self._places[value]
+        return place.offset, place.offset + row_bytes(value)
 
     @property
     def nbytes(self) -> Expr:
@@ -186,7 +224,7 @@ class Memory:
 
     def place(self, value: Value) -> Expr:
         """Bytes from the beginning."""
-        return self._before(value.shape[0]) + i64(self._offsets[value]) * i64(value.shape[0])
+        return self._before(value.shape[0]) + i64(self.span(value)[0]) * i64(value.shape[0])
 
     def _before(self, rows: Size | None) -> Expr:
         """Bytes of the parts before that of the values with so many rows."""
