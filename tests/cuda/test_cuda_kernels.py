@@ -257,19 +257,22 @@ def test_operations_on_rows(ops: CUDA) -> None:
         close(ops.hadamard(dx, put(signs), 64, inverse), REFERENCE.hadamard(x, signs, 64, inverse))
 
 
+@pytest.mark.parametrize("width", [1000, 6500])
 @pytest.mark.parametrize("top", [1, 2, 40, 256])
-def test_the_largest_logits_are_found(ops: CUDA, top: int) -> None:
+def test_the_largest_logits_are_found(ops: CUDA, top: int, width: int) -> None:
+    """Out of fewer and of more runs of 128 than are wanted."""
     random = np.random.default_rng(top)
-    logits = random.standard_normal((3, 1000), np.float32)
+    logits = random.standard_normal((4, width), np.float32)
     logits[1] = np.round(logits[1])  # many are equal
-    logits[2, :500] = -np.inf
-    tops = np.array([top, 1, top], np.int32)
-    found = ops.select(ops.device.put(logits), ops.device.put(tops), 1000)[0].numpy()
+    logits[2, : width // 2] = -np.inf
+    logits[3].sort()  # all in few runs
+    tops = np.array([top, 1, top, top], np.int32)
+    found = ops.select(ops.device.put(logits), ops.device.put(tops), width)[0].numpy()
     for row, entry, count in zip(logits, found, tops, strict=True):
         ids = entry[1 : 1 + entry[0]]
         expected = np.flatnonzero(row >= np.sort(row)[-count])
         np.testing.assert_array_equal(np.sort(ids), expected)
-        np.testing.assert_array_equal(entry[1001 : 1001 + entry[0]].view(np.float32), row[ids])
+        np.testing.assert_array_equal(entry[width + 1 : width + 1 + entry[0]].view(np.float32), row[ids])
 
 
 def test_zeros_of_either_sign_are_equal(ops: CUDA) -> None:

@@ -219,6 +219,7 @@ T atomicExch(T* to, T value) {
   return std::exchange(*to, value);
 }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline unsigned __float_as_uint(float x) {
   unsigned bits;
   std::memcpy(&bits, &x, 4);

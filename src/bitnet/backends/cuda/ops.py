@@ -31,6 +31,7 @@ FEW = 8  # rows that ternary_gemv takes
 FUSED = 2  # rows that every block of ternary_gemv prepares for itself; more are prepared once, before
 TOGETHER = 3  # matrices in a launch of ternary_gemv
 CELLS = tiles.ROWS * FEW
+CHUNK = 128  # numbers, as select.cu has it
 PARTS = 256 << 20  # bytes of a step's splits, about: a long prompt has many, and the cache has taken most of the memory
 MOST_HEAD_DIM = 256
 SHARED = 99 << 10  # bytes of shared memory of a block: more leaves none for a second one
@@ -271,9 +272,17 @@ class CUDA(Ops):
     ) -> tuple[Array, Array]:
         """`select` of logits that are there. names, counts: their ids, and how many of them a row has; None: all."""
         rows, width = logits.shape
+        chunks = self.chunks(logits) if names is None else None
         found, tokens = (self.device.empty(shape, np.int32) for shape in ((rows, 1 + 2 * room), (rows,)))
-        self.device.run("select_largest", rows, logits, tops, width, names, counts, room, found, draws, tokens)
+        self.device.run("select_largest", rows, logits, tops, width, chunks, names, counts, room, found, draws, tokens)
         return found, tokens
+
+    def chunks(self, values: Array) -> Array:
+        """(rows, width) -> (rows, chunks), where select.cu looks for the largest of a row."""
+        rows, width = values.shape
+        out = self.device.empty((rows, tiles.count(width, CHUNK)), np.int32)
+        self.device.run("largest_of_chunks", (rows, tiles.count(out.shape[1], THREADS // 32)), values, width, out)
+        return out
 
     def to_host(self, x: Value | Scored) -> NDArray[Any]:
         return self.array(x).numpy()

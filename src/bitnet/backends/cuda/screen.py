@@ -56,13 +56,13 @@ def screened(ops: CUDA, scored: Scored, tops: Array, room: int, draws: Array | N
     codes, multipliers, _ = ops.quantise(Prepared(x))
     of_x = device.empty((tokens, 2))
     ops.device.run("measure_rows", tokens, x, codes, multipliers, columns, of_x)
-    least, most = (device.empty((tokens, rows)) for _ in range(2))
+    bounds = device.empty((2 * tokens, rows))  # the lower ones first
     stride = tiles.count(codes.shape[1], 128) * 128 + 64
     blocks = tiles.count(tiles.count(rows, LINES), 8)
-    head = (screen.codes, screen.measures, rows, columns, least, most)
+    head = (screen.codes, screen.measures, rows, columns, bounds)
     ops.device.run("bound_logits", blocks, codes, multipliers, of_x, tokens, *head, shared=tokens * stride)
     ids, counts = device.empty((tokens, MOST), np.int32), device.empty((tokens,), np.int32)
-    ops.device.run("select_possible", tokens, least, most, tops, rows, MOST, counts, ids)
+    ops.device.run("select_possible", tokens, bounds, ops.chunks(bounds), tops, rows, MOST, counts, ids)
     values = device.empty((tokens, MOST))
     ops.many.gathered(x, weight, ids, counts, values)
     return ops.largest(values, tops, room, draws, ids, counts)

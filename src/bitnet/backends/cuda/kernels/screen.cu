@@ -57,11 +57,11 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) measures[2 * row] = sqrtf(sizes), measures[2 * row + 1] = sqrtf(errors);
 }
 
-// Up to kTokens rows of x against the head -> the least and the most that each logit may be, (tokens, rows) each. A
+// Up to kTokens rows of x against the head -> the least and the most that each logit may be, (2, tokens, rows). A
 // warp for each tile of 16 rows. Shared memory: codes (tokens, stride).
 extern "C" __global__ void __launch_bounds__(kThreads)
     bound_logits(const signed char* x, const float* multipliers, const float* of_x, int tokens, const signed char* head,
-                 const float* of_head, int rows, int columns, float* least, float* most) {
+                 const float* of_head, int rows, int columns, float* bounds) {
   DYNAMIC_SHARED(memory);
   int along = (columns + kColumns - 1) / kColumns, padded = along * kColumns, stride = (padded + 127) / 128 * 128 + 64;
   for (int i = threadIdx.x; i < tokens * (padded / 16); i += kThreads) {
@@ -93,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     float size = of_x[2 * token], error = of_x[2 * token + 1];
     float logit = float(sum[i]) * (w[0] / multipliers[token]);
     float bound = w[2] * size + w[1] * error + kSlack * float(padded) * ((w[1] + w[2]) * (size + error));
-    least[size_t(token) * rows + row] = logit - bound;
-    most[size_t(token) * rows + row] = logit + bound;
+    bounds[size_t(token) * rows + row] = logit - bound;
+    bounds[size_t(tokens + token) * rows + row] = logit + bound;
   }
 }
