@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FUZZ_SECONDS ?= 60
+# A process for each processor; the tests of a file stay together.
+PYTEST := $(BIN)/pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 
 .PHONY: run test test-all test-cuda test-tvm lint sanitize fuzz bench bench-gpu goldens clean
@@ -10,23 +12,23 @@ CORE := CMakeLists.txt pyproject.toml $(shell find core -type f)
 run: .venv/built
 	@$(BIN)/bitnet run --chat --temperature 0.6 "Tell me a story about a brave girl."
 
+# TESTS: more for pytest, such as --ignore=tests/kernels.
 test: .venv/test
-	$(BIN)/pytest -q --ignore=tests/live --ignore=tests/cuda
+	$(PYTEST) --ignore=tests/live --ignore=tests/cuda $(TESTS)
 
 # Clients that cannot live together, each with what it needs, for tests/live/clients.
 CLIENTS := $(patsubst tests/live/clients/environments/%.txt,.venv/clients-%,$(wildcard tests/live/clients/environments/*.txt))
 
-# TESTS: what to leave out, such as --ignore=tests/kernels.
 test-all: .venv/live $(CLIENTS)
-	$(BIN)/pytest -q --ignore=tests/cuda $(TESTS)
+	$(PYTEST) --ignore=tests/cuda $(TESTS)
 
 # The GPU's kernels, without a GPU: g++, Triton's interpreter, and both compilers for every architecture.
 test-cuda: .venv/cuda
-	$(BIN)/pytest -q tests/cuda
+	$(PYTEST) tests/cuda
 
 # What compiles models, with the compiler: the other tests need nothing of it.
 test-tvm: .venv/tvm
-	$(BIN)/pytest -q tests/backends/test_tvm.py tests/compile
+	$(PYTEST) tests/backends/test_tvm.py tests/compile
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# Before NumPy and PyTorch are loaded: the models of tests are too small to be shared by threads, and as many processes
+# run them as there are processors.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
@@ -14,6 +19,7 @@ from bitnet.convert.gguf import write_checkpoint
 from bitnet.models import Decoder
 from bitnet.models.synthetic import SyntheticCheckpoint
 
+pytest_plugins = ["repeats"]
 settings.register_profile("bitnet", deadline=None)  # no test depends on the clock
 settings.load_profile("bitnet")
 

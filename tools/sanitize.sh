@@ -31,4 +31,4 @@ if ((!$#)); then
 fi
 # Python's own allocations outlive it, and pip's wheels leak.
 LD_PRELOAD="${preload[*]}" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-  $home/bin/python -m pytest -q -p no:cacheprovider "${tests[@]}"
+  $home/bin/python -m pytest -q -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -p no:cacheprovider "${tests[@]}"

@@ -30,7 +30,6 @@ from bitnet.quant.tensor import Tensor, TernaryTensor
 LOOSER = {
     ("float", False): "F16, BF16 and F32 take rows of any length.",
     ("ternary", False): "I2_S takes rows of any length, if all together are a multiple of 128 weights.",
-    ("ternary", True): "",
 }
 
 Block = Callable[[], Tensor]
@@ -97,7 +96,8 @@ def _type(spec: TensorSpec) -> GGUFType:
     if not 1 <= len(spec.shape) <= 4 or min(spec.shape) < 1:
         raise ParameterError(f"{spec.name} is {spec.shape}; a tensor of a GGUF file has 1 to 4 sizes, none of them 0.")
     if not kind.divides(spec.shape):
-        raise ParameterError(f"{spec.name} is {spec.shape}; {spec.dtype} needs {kind.rule}.", LOOSER[kind.use, kind.flat])
+        hint = LOOSER.get((kind.use, kind.flat), "")
+        raise ParameterError(f"{spec.name} is {spec.shape}; {spec.dtype} needs {kind.rule}.", hint)
     return kind
 
 

@@ -20,7 +20,9 @@ def save(out: Path, step: int, state: dict[str, Any], keep: int) -> Path:
         try:
             torch.save(state, file)
         except RuntimeError as error:  # PyTorch's own, raised while that of a full disk passed through it
-            raise error.__context__ if isinstance(error.__context__, OSError) else error
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
     for old in found(out)[: -max(1, keep)]:
         old.unlink(missing_ok=True)
     return path

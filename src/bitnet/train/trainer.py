@@ -86,8 +86,8 @@ class Plan:
 
 class Trainer:
     """module: a `loss` of a batch (nats of all its targets together); and, where it has them, `step`, a context around
-    the losses of one step, `in_float32`, one around losses as the engine computes them, and `blend`, how far its weights
-    are rounded."""
+    the losses of one step, `in_float32`, one around losses as the engine computes them, and `blend`, how far its
+    weights are rounded."""
 
     def __init__(
         self,
