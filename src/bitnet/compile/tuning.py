@@ -26,6 +26,7 @@ from bitnet.tensorir.ternary import Blocking, Shape
 
 OPERATOR_SECONDS, MODEL_SECONDS = 300.0, 600.0
 NATIVE = "native"
+GENERATION = 2  # of the code that tensorir/ternary.py writes: older measurements say nothing of it
 Doing = Callable[[str], None]
 
 
@@ -102,7 +103,8 @@ def key_of(operator: Operator, target: Target, threads: int) -> str:
     """Everything that a measurement depends on."""
     features = ",".join(name for name, present in _core.cpu_features().items() if present)
     shape = json.dumps(asdict(operator.shape), sort_keys=True)
-    return f"ternary {shape} {operator.count} {target.name} tvm-{tvm.__version__} {features} {threads} threads"
+    machine = f"{target.name} tvm-{tvm.__version__} {features} {threads} threads"
+    return f"ternary {GENERATION} {shape} {operator.count} {machine}"
 
 
 def name_of(way: Blocking) -> str:

@@ -61,7 +61,8 @@ class Function:
         return T.arg(name, T.buffer([i64(n) for n in shape], dtype))
 
     def local(self, count: int, dtype: str = "float32") -> Buffer:
-        return T.alloc_buffer([i64(count)], dtype, scope="local")
+        # On a CPU memory of any other scope is no stack, which alone becomes registers.
+        return T.alloc_buffer([i64(count)], dtype, scope="local" if self.gpu else "global")
 
     def each(self, count: Size) -> AbstractContextManager[Expr]:
         """The outermost loop, whose rounds do not depend on each other."""
