@@ -142,8 +142,8 @@ def recorded(llm: LLM) -> dict[tuple[int, int], bytes]:
     found: dict[tuple[int, int], bytes] = {}
     plain = llm.runner.run
 
-    def run(chunks: Any) -> Any:
-        parts = plain(chunks)
+    def run(chunks: Any, **options: Any) -> Any:
+        parts = plain(chunks, **options)
         for chunk, logits in zip(chunks, parts, strict=True):
             for row, values in enumerate(logits, chunk.start + len(chunk) - len(logits)):
                 found[chunk.sequence.id, row] = values.tobytes()
