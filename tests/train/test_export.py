@@ -67,7 +67,7 @@ def test_the_exported_model_has_the_trainers_loss(options: dict[str, Any], run: 
     notes = export(out, **placed)
     file = next(value for value in placed.values() if isinstance(value, Path))
     # What float16 takes from the embeddings; without it the loss in bfloat16 would be 4e-4 away.
-    assert engine_loss(file, held_out) == pytest.approx(loss, abs=1e-5 if "embeddings" in options else 1e-3)
+    assert engine_loss(file, held_out) == pytest.approx(loss, abs=1e-4 if "embeddings" in options else 1e-3)
     assert bool(notes) == ("embeddings" not in options)  # float16 embeddings are said
 
 
